@@ -1,0 +1,89 @@
+"""rectiflow: a flow-matching core that any domain can stand on.
+
+Names are imported when they are first used, so that `import rectiflow` (and with it the command line's help) does not pay for
+importing torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rectiflow import analytic, couplings, diagnostics, errors, rectify, times
+    from rectiflow.batch import Batch
+    from rectiflow.control.guidance import Guidance
+    from rectiflow.domain import Domain, DomainSpec
+    from rectiflow.flow import Flow
+    from rectiflow.interpolants import Interpolant, Linear, Trigonometric
+    from rectiflow.matching import FlowMatching
+    from rectiflow.sampling import Solution, integrate, invert, sample
+    from rectiflow.spaces.euclidean import Euclidean
+    from rectiflow.spaces.product import Product
+    from rectiflow.spaces.space import Space
+
+_HOMES = {
+    "Batch": "rectiflow.batch",
+    "Domain": "rectiflow.domain",
+    "DomainSpec": "rectiflow.domain",
+    "Euclidean": "rectiflow.spaces.euclidean",
+    "Flow": "rectiflow.flow",
+    "FlowMatching": "rectiflow.matching",
+    "Guidance": "rectiflow.control.guidance",
+    "Interpolant": "rectiflow.interpolants",
+    "Linear": "rectiflow.interpolants",
+    "Product": "rectiflow.spaces.product",
+    "Solution": "rectiflow.sampling",
+    "Space": "rectiflow.spaces.space",
+    "Trigonometric": "rectiflow.interpolants",
+    "integrate": "rectiflow.sampling",
+    "invert": "rectiflow.sampling",
+    "sample": "rectiflow.sampling",
+}
+_MODULES = ("analytic", "couplings", "diagnostics", "errors", "rectify", "times")
+
+__all__ = [
+    "Batch",
+    "Domain",
+    "DomainSpec",
+    "Euclidean",
+    "Flow",
+    "FlowMatching",
+    "Guidance",
+    "Interpolant",
+    "Linear",
+    "Product",
+    "Solution",
+    "Space",
+    "Trigonometric",
+    "analytic",
+    "couplings",
+    "diagnostics",
+    "errors",
+    "integrate",
+    "invert",
+    "rectify",
+    "sample",
+    "times",
+]
+
+try:
+    __version__ = version("rectiflow")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"rectiflow.{name}")
+    else:
+        raise AttributeError(f"module 'rectiflow' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

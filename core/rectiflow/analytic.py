@@ -1,0 +1,175 @@
+"""Flows in closed form: Gaussian and Gaussian-mixture targets from a standard normal source, on any interpolant.
+
+They are the oracles of the tests and the examples of the teaching material. All numbers are float64 unless given otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rectiflow.errors import ConfigError
+from rectiflow.flow import Flow
+from rectiflow.interpolants import Interpolant, Linear
+
+
+class GaussianFlow:
+    """The flow from N(0, I) to N(mean, covariance) under the independent coupling.
+
+    With covariance = U diag(l) U^T and y = x - a m: velocity a' m + U diag((a a' l + s s') / (a^2 l + s^2)) U^T y,
+    score -U diag(1 / (a^2 l + s^2)) U^T y, and flow map t -> r equal to a_r m + U diag(q_r / q_t) U^T (x - a_t m) with
+    q = sqrt(a^2 l + s^2).
+
+    Args:
+        mean: (d,).
+        covariance: (d, d), symmetric positive semi-definite.
+        interpolant: path; linear by default.
+
+    Raises:
+        ConfigError: the covariance is not symmetric positive semi-definite.
+    """
+
+    def __init__(self, mean: Tensor, covariance: Tensor, interpolant: Interpolant | None = None) -> None:
+        self.mean = mean
+        self.covariance = covariance
+        self.interpolant = interpolant or Linear()
+        eigenvalues, self._basis = torch.linalg.eigh(covariance)
+        if not torch.allclose(covariance, covariance.mT) or bool(eigenvalues.min() < -1e-9 * eigenvalues.abs().max()):
+            raise ConfigError(
+                f"covariance has smallest eigenvalue {float(eigenvalues.min()):g}; "
+                "it must be symmetric with eigenvalues of at least 0"
+            )
+        self._eigenvalues = eigenvalues.clamp(min=0)
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """Velocity (B, d) at x (B, d), t (B,)."""
+        c = self.interpolant.coefficients(t).expand_to(x)
+        rate = (c.a * c.da * self._eigenvalues + c.s * c.ds) / (c.a.square() * self._eigenvalues + c.s.square())
+        return c.da * self.mean + self._scale(rate, x - c.a * self.mean)
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """Score (B, d) at x (B, d), t (B,)."""
+        c = self.interpolant.coefficients(t).expand_to(x)
+        variance = c.a.square() * self._eigenvalues + c.s.square()
+        return -self._scale(1 / variance, x - c.a * self.mean)
+
+    def data(self, x: Tensor, t: Tensor) -> Tensor:
+        """Posterior mean E[x1 | x_t = x] = m + a C S_t^-1 (x - a m), (B, d)."""
+        c = self.interpolant.coefficients(t).expand_to(x)
+        gain = c.a * self._eigenvalues / (c.a.square() * self._eigenvalues + c.s.square())
+        return self.mean + self._scale(gain, x - c.a * self.mean)
+
+    def noise(self, x: Tensor, t: Tensor) -> Tensor:
+        """Posterior mean E[x0 | x_t = x] = s S_t^-1 (x - a m), (B, d)."""
+        c = self.interpolant.coefficients(t).expand_to(x)
+        gain = c.s / (c.a.square() * self._eigenvalues + c.s.square())
+        return self._scale(gain, x - c.a * self.mean)
+
+    def flow_map(self, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        """Where the flow carries x (B, d) from times t (B,) to times r (B,)."""
+        start, end = self.interpolant.coefficients(t).expand_to(x), self.interpolant.coefficients(r).expand_to(x)
+        spread = [(c.a.square() * self._eigenvalues + c.s.square()).sqrt() for c in (start, end)]
+        return end.a * self.mean + self._scale(spread[1] / spread[0], x - start.a * self.mean)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Data (count, d)."""
+        normal = torch.randn(count, len(self.mean), generator=generator, dtype=self.mean.dtype)
+        return self.mean + self._scale(self._eigenvalues.sqrt(), normal)
+
+    def flow(self) -> Flow:
+        """This velocity as a `Flow`."""
+        return Flow(self.velocity, interpolant=self.interpolant)
+
+    def _scale(self, factors: Tensor, y: Tensor) -> Tensor:
+        scaled: Tensor = (y @ self._basis * factors) @ self._basis.mT
+        return scaled
+
+
+class MixtureFlow:
+    """The flow from N(0, I) to sum_k w_k N(m_k, C_k) under the independent coupling.
+
+    With S_k = a^2 C_k + s^2 I, y_k = S_k^-1 (x - a m_k) and responsibilities r_k = softmax(log w_k + log N(x; a m_k, S_k)):
+    score -sum r_k y_k, data sum r_k (m_k + a C_k y_k), noise s sum r_k y_k, velocity a' data + s' noise. With C_k = 0 this is
+    the memorising flow of a finite point set.
+
+    Args:
+        weights: (K,) positive; normalised here.
+        means: (K, d).
+        covariances: (K, d, d).
+        interpolant: path; linear by default.
+
+    Raises:
+        ConfigError: weights are not positive, or shapes disagree.
+    """
+
+    def __init__(
+        self,
+        weights: Tensor | Sequence[float],
+        means: Tensor,
+        covariances: Tensor,
+        interpolant: Interpolant | None = None,
+    ) -> None:
+        self.weights = torch.as_tensor(weights, dtype=means.dtype)
+        components, dimension = means.shape
+        if self.weights.shape != (components,) or covariances.shape != (components, dimension, dimension):
+            raise ConfigError(
+                f"mixture has weights {tuple(self.weights.shape)}, means {tuple(means.shape)}, covariances "
+                f"{tuple(covariances.shape)}; allowed: (K,), (K, d), (K, d, d)"
+            )
+        if not bool((self.weights > 0).all()):
+            raise ConfigError(f"mixture weights are {self.weights.tolist()}; all must be above 0")
+        self.weights = self.weights / self.weights.sum()
+        self.means = means
+        self.covariances = covariances
+        self.interpolant = interpolant or Linear()
+
+    def log_density(self, x: Tensor, t: Tensor) -> Tensor:
+        """log p_t(x), (B,)."""
+        joint, _ = self._joint(x, t)
+        return torch.logsumexp(joint, 1)
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """Score (B, d) at x (B, d), t (B,)."""
+        joint, y = self._joint(x, t)
+        return -(joint.softmax(1)[..., None] * y).sum(1)
+
+    def data(self, x: Tensor, t: Tensor) -> Tensor:
+        """E[x1 | x_t = x], (B, d)."""
+        joint, y = self._joint(x, t)
+        a = self.interpolant.coefficients(t).a[:, None, None]
+        posterior = self.means + a * torch.einsum("kij,bkj->bki", self.covariances, y)
+        return (joint.softmax(1)[..., None] * posterior).sum(1)
+
+    def noise(self, x: Tensor, t: Tensor) -> Tensor:
+        """E[x0 | x_t = x], (B, d)."""
+        return -self.interpolant.coefficients(t).s[:, None] * self.score(x, t)
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """Velocity (B, d) at x (B, d), t (B,)."""
+        c = self.interpolant.coefficients(t).expand_to(x)
+        return c.da * self.data(x, t) + c.ds * self.noise(x, t)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Data (count, d)."""
+        component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        normal = torch.randn(count, self.means.shape[1], generator=generator, dtype=self.means.dtype)
+        values, vectors = torch.linalg.eigh(self.covariances)
+        roots = (vectors * values.clamp(min=0).sqrt()[:, None]) @ vectors.mT
+        return self.means[component] + torch.einsum("bij,bj->bi", roots[component], normal)
+
+    def flow(self) -> Flow:
+        """This velocity as a `Flow`."""
+        return Flow(self.velocity, interpolant=self.interpolant)
+
+    def _joint(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """log w_k + log N(x; a m_k, S_k) as (B, K), and y_k as (B, K, d)."""
+        c = self.interpolant.coefficients(t)
+        dimension = x.shape[1]
+        identity = torch.eye(dimension, dtype=x.dtype)
+        spread = c.a[:, None, None, None].square() * self.covariances + c.s[:, None, None, None].square() * identity
+        offset = x[:, None] - c.a[:, None, None] * self.means
+        y = torch.linalg.solve(spread, offset)
+        quadratic = (offset * y).sum(-1) + torch.logdet(spread) + dimension * torch.log(torch.tensor(2 * torch.pi))
+        return self.weights.log() - quadratic / 2, y

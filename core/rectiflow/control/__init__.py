@@ -1,0 +1,1 @@
+"""Ways to steer a trained flow while it samples."""

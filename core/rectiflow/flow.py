@@ -1,0 +1,239 @@
+"""A flow: a network together with the path it was trained on, the space it lives in and what it predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from rectiflow.batch import Cond, Shape, State, batch_size, device_of, dtype_of, map_state, shape_of
+from rectiflow.conditions import Null, drop
+from rectiflow.couplings import Coupling, Independent
+from rectiflow.errors import ConversionError
+from rectiflow.interpolants import Interpolant, Linear
+from rectiflow.predictions import Prediction, check_prediction, velocity_weight
+from rectiflow.spaces.euclidean import Euclidean
+from rectiflow.spaces.space import Space
+from rectiflow.times import TimeLaw, Uniform
+
+Model = Callable[..., Any]
+
+
+class Source(Protocol):
+    """The law of x0; it may depend on the conditions (audio separation starts from the mixture)."""
+
+    def __call__(
+        self,
+        shape: Shape,
+        *,
+        cond: Cond,
+        generator: torch.Generator | None,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> State:
+        """Draw x0 of the given shape, batch axis included."""
+
+
+class Draw(NamedTuple):
+    """One training draw: the coupled ends, the time, the state on the path, and what the network should predict there."""
+
+    x0: State
+    x1: State
+    t: Tensor
+    xt: State
+    target: State
+    cond: Cond
+    mask: Tensor | None
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A network read as a flow from the source at t = 0 to data at t = 1.
+
+    Args:
+        model: callable `model(x, t, **cond)` with x (B, ...) and t (B,); returns a state-shaped prediction.
+        interpolant: path x_t = a(t) x1 + s(t) x0.
+        predicts: velocity | data | noise | score, what the model's output means.
+        space: where states live.
+        source: law of x0; None is the space's own prior.
+        null: condition name -> value that means "no condition", for dropping and for classifier-free guidance.
+        independent: whether x0 and x1 were independent in training; the score exists only then.
+        self_conditioning: whether the model takes `self_condition`, its own last data prediction (zeros at first).
+
+    Raises:
+        ConfigError: `predicts` is unknown.
+        ConversionError: a score-predicting flow without an independent standard normal source.
+    """
+
+    model: Model
+    interpolant: Interpolant = field(default_factory=Linear)
+    predicts: Prediction = "velocity"
+    space: Space = field(default_factory=Euclidean)
+    source: Source | None = None
+    null: Null | None = None
+    independent: bool = True
+    self_conditioning: bool = False
+
+    def __post_init__(self) -> None:
+        check_prediction(self.predicts)
+        if self.predicts == "score":
+            self._require_score()
+
+    def velocity(self, x: Any, t: Tensor, **cond: Tensor) -> Any:
+        """Velocity E[x_t' | x_t = x] of x's shape at times t (B,)."""
+        return self.interpret(self.model(x, t, **cond), "velocity", x, t)
+
+    def data(self, x: Any, t: Tensor, **cond: Tensor) -> Any:
+        """Data estimate E[x1 | x_t = x] of x's shape."""
+        return self.interpret(self.model(x, t, **cond), "data", x, t)
+
+    def noise(self, x: Any, t: Tensor, **cond: Tensor) -> Any:
+        """Source estimate E[x0 | x_t = x] of x's shape."""
+        return self.interpret(self.model(x, t, **cond), "noise", x, t)
+
+    def score(self, x: Any, t: Tensor, **cond: Tensor) -> Any:
+        """Score grad log p_t(x) = -E[x0 | x] / s(t) of x's shape (Tweedie); t is clamped below 1, where s vanishes.
+
+        Raises:
+            ConversionError: the source is not an independent standard normal.
+        """
+        self._require_score()
+        return self.interpret(self.model(x, t, **cond), "score", x, t)
+
+    def interpret(self, prediction: Any, target: Prediction, x: Any, t: Tensor) -> Any:
+        """What a model output at (x, t) says of `target`, without evaluating the model again."""
+        return self.space.convert(prediction, self.predicts, target, x, t, self.interpolant)
+
+    def sample_source(
+        self,
+        shape: Shape,
+        cond: Cond | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> Any:
+        """Draw x0 of the given shape, batch axis included."""
+        if self.source is None:
+            return self.space.sample_prior(shape, generator, device=device, dtype=dtype)
+        return self.source(
+            shape,
+            cond=cond or {},
+            generator=generator,
+            device=torch.device(device),
+            dtype=dtype or torch.get_default_dtype(),
+        )
+
+    def draw(
+        self,
+        x1: State,
+        cond: Cond | None = None,
+        *,
+        x0: State | None = None,
+        mask: Tensor | None = None,
+        times: TimeLaw | None = None,
+        coupling: Coupling | None = None,
+        condition_drop: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Draw:
+        """Draw source, coupling and time for a batch of data, and put the batch on the path.
+
+        Args:
+            x1: (B, ...) data.
+            cond: name -> (B, ...).
+            x0: (B, ...) stored partners of x1; None draws them and applies `coupling`.
+            mask: bool, shape a prefix of x1's, True where x1 holds data.
+            times: law of t; uniform by default.
+            coupling: independent by default.
+            condition_drop: probability, per sample, of replacing the conditions by their null values.
+            generator: source of all randomness.
+        """
+        cond = dict(cond or {})
+        device, size = device_of(x1), batch_size(x1)
+        index = torch.arange(size, device=device)
+        if x0 is None:
+            x0 = self.sample_source(shape_of(x1), cond, generator, device=device, dtype=dtype_of(x1))
+            x0, x1, coupled_cond, index = (coupling or Independent())(x0, x1, cond)
+            cond = coupled_cond or {}
+            mask = None if mask is None else mask[index]
+        if self.null is not None:
+            cond = drop(cond, self.null, condition_drop, generator)
+        t = (times or Uniform()).sample(size, generator, device=device).to(dtype_of(x1))
+        xt, velocity = self.space.path(x0, x1, t, self.interpolant)
+        target = self.space.convert(velocity, "velocity", self.predicts, xt, t, self.interpolant)
+        if self.predicts == "data":
+            target = x1  # the same value without the rounding of the conversion
+        elif self.predicts == "noise":
+            target = x0
+        return Draw(x0, x1, t, xt, target, cond, mask, index)
+
+    def predict(self, draw: Draw, generator: torch.Generator | None = None) -> Any:
+        """The model's output at a training draw; a self-conditioned model sees its own estimate in half of the draws."""
+        if not self.self_conditioning:
+            return self.model(draw.xt, draw.t, **draw.cond)
+        previous = map_state(torch.zeros_like, draw.xt)
+        if torch.rand((), generator=generator, device=device_of(draw.xt)) < 0.5:
+            with torch.no_grad():
+                first = self.model(draw.xt, draw.t, **draw.cond, self_condition=previous)
+                previous = map_state(torch.detach, self.interpret(first, "data", draw.xt, draw.t))
+        return self.model(draw.xt, draw.t, **draw.cond, self_condition=previous)
+
+    def regression(self, prediction: State, draw: Draw, *, weight: str = "plain") -> Tensor:
+        """Squared error of a prediction at a draw: mean over a sample's valid entries, then over samples.
+
+        Args:
+            prediction: the model's output, of the state's shape.
+            draw: what it was evaluated at.
+            weight: "plain" weighs every time alike in the predicted quantity; "velocity" in the velocity it stands for.
+        """
+        errors = map_state(lambda p, target: (p - target).square(), prediction, draw.target)
+        components = list(errors.values()) if isinstance(errors, dict) else [errors]
+        per_sample = torch.stack([_masked_mean(error, draw.mask) for error in components]).sum(0)
+        if weight == "velocity":
+            per_sample = per_sample * velocity_weight(self.predicts, draw.t, self.interpolant)
+        return per_sample.mean()
+
+    def loss(
+        self,
+        x1: State,
+        cond: Cond | None = None,
+        *,
+        x0: State | None = None,
+        mask: Tensor | None = None,
+        times: TimeLaw | None = None,
+        coupling: Coupling | None = None,
+        condition_drop: float = 0.0,
+        weight: str = "plain",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Flow-matching loss E |prediction - target|^2, one line of a training loop; arguments as in `draw` and `regression`."""
+        draw = self.draw(
+            x1,
+            cond,
+            x0=x0,
+            mask=mask,
+            times=times,
+            coupling=coupling,
+            condition_drop=condition_drop,
+            generator=generator,
+        )
+        return self.regression(self.predict(draw, generator), draw, weight=weight)
+
+    def _require_score(self) -> None:
+        if not self.independent or self.source is not None:
+            reason = "a coupled" if not self.independent else "its own"
+            raise ConversionError(
+                f"the score is not defined for a flow with {reason} source; it needs x0 ~ N(0, I) independent of x1: "
+                "use velocity, data or noise, or a flow trained with the independent coupling"
+            )
+
+
+def _masked_mean(error: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return error.flatten(1).mean(1)
+    weights = mask.to(error.dtype).reshape(mask.shape + (1,) * (error.ndim - mask.ndim)).expand_as(error)
+    return (error * weights).flatten(1).sum(1) / weights.flatten(1).sum(1).clamp(min=1)

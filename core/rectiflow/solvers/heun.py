@@ -1,0 +1,21 @@
+"""Heun's method (explicit trapezoid), order 2, two evaluations a step."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from rectiflow.solvers.field import Observer, VelocityField
+from rectiflow.spaces.space import Space
+
+
+def heun(field: VelocityField, x: Any, times: list[float], space: Space, observe: Observer | None = None) -> Any:
+    """x <- exp_x(h (v(x, t) + v(x_euler, t + h)) / 2)."""
+    for i, (t, t_next) in enumerate(itertools.pairwise(times)):
+        h = t_next - t
+        v = field(x, t)
+        if observe is not None:
+            observe(i, t, x, v)
+        v_end = field(space.step(x, v, h), t_next)
+        x = space.step(x, space.combine((v, v_end), (0.5, 0.5)), h)
+    return x

@@ -1,0 +1,1 @@
+"""Spaces that a state may live in: one file a space."""

@@ -1,0 +1,73 @@
+"""Flat space, with a standard normal prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rectiflow.interpolants import Interpolant
+from rectiflow.predictions import Prediction, from_velocity, to_velocity
+from rectiflow.spaces.space import Space
+
+
+@dataclass(frozen=True)
+class Euclidean(Space):
+    """R^n: states are tensors (B, ...) of any shape, tangents have the same shape."""
+
+    def interpolate(self, x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
+        """(1 - t) x0 + t x1, with t (B,)."""
+        return torch.lerp(x0, x1, t.reshape((-1,) + (1,) * (x0.ndim - 1)))
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        """y - x."""
+        return y - x
+
+    def exp(self, x: Tensor, v: Tensor) -> Tensor:
+        """x + v."""
+        return x + v
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Euclidean norm (B,) of the difference over all other axes."""
+        return torch.linalg.vector_norm((x - y).flatten(1), dim=1)
+
+    def sample_prior(
+        self,
+        shape: tuple[int, ...],
+        generator: torch.Generator | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Standard normal numbers of the given shape."""
+        return torch.randn(shape, generator=generator, device=device, dtype=dtype)
+
+    def path(self, x0: Tensor, x1: Tensor, t: Tensor, interpolant: Interpolant) -> tuple[Tensor, Tensor]:
+        """x_t = a x1 + s x0 and x_t' = a' x1 + s' x0."""
+        c = interpolant.coefficients(t).expand_to(x1)
+        return c.a * x1 + c.s * x0, c.da * x1 + c.ds * x0
+
+    def convert(
+        self, prediction: Tensor, kind: Prediction, target: Prediction, x: Tensor, t: Tensor, interpolant: Interpolant
+    ) -> Tensor:
+        """Any of the four kinds into any other, through the velocity."""
+        if kind == target:
+            return prediction
+        return from_velocity(to_velocity(prediction, kind, x, t, interpolant), target, x, t, interpolant)
+
+    def step(self, x: Tensor, v: Tensor, h: float) -> Tensor:
+        """x + h v in one kernel."""
+        return torch.add(x, v, alpha=h)
+
+    def combine(self, velocities: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """Sum of weight times tangent."""
+        total = velocities[0] * weights[0]
+        for velocity, weight in zip(velocities[1:], weights[1:], strict=True):
+            total = torch.add(total, velocity, alpha=weight)
+        return total
+
+    def flatten(self, x: Tensor) -> Tensor:
+        """(B, d) with all axes but the first joined."""
+        return x.flatten(1)
