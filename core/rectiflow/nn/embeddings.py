@@ -1,0 +1,87 @@
+"""Embeddings of time, class labels and places in a grid."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rectiflow.errors import ConfigError
+from rectiflow.nn.layers import embedding, linear
+
+
+def timestep_embedding(t: Tensor, width: int, *, scale: float = 1000.0, period: float = 10000.0) -> Tensor:
+    """Embed times as the cosines, then the sines, of geometrically spaced frequencies.
+
+    `t` has shape (B,) and lies in [0, 1]; it is stretched by `scale` first, for in [0, 1] itself only the fastest
+    frequencies would move. Returns (B, width) in at least float32; frequency k is period^(-2k / width).
+
+    Raises ConfigError for an odd width. Source: arXiv 2212.09748 (DiT), after arXiv 1706.03762.
+    """
+    if width % 2 or width < 2:
+        raise ConfigError(f"timestep embedding width is {width}; it must be even and at least 2: choose another width")
+    dtype = torch.promote_types(t.dtype, torch.float32)
+    exponent = torch.arange(width // 2, device=t.device, dtype=dtype) / (width // 2)
+    angle = scale * t.to(dtype)[:, None] * torch.exp(-math.log(period) * exponent)
+    return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+class ConditionEmbedding(nn.Module):
+    """Map time and, for a class-conditional network, label to one vector.
+
+    Times pass through `timestep_embedding` and a two-layer SiLU network; labels look up a table of classes + 1 rows
+    whose last row, label == classes, is the null label of classifier-free guidance. The two are added.
+
+    Raises ConfigError for negative `classes`, and on a call whose label is missing, unexpected or of another shape.
+    """
+
+    def __init__(self, width: int, classes: int = 0, *, frequencies: int = 256, generator: torch.Generator) -> None:
+        super().__init__()
+        if classes < 0:
+            raise ConfigError(f"classes is {classes}; it must be at least 0: use 0 for an unconditional network")
+        self.classes = classes
+        self.frequencies = frequencies
+        self.first = linear(frequencies, width, generator=generator)
+        self.second = linear(width, width, generator=generator)
+        self.table = embedding(classes + 1, width, generator=generator) if classes else None
+
+    def forward(self, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return (B, width) for times (B,) in [0, 1] and labels (B,) of integers in 0..classes."""
+        wave = timestep_embedding(t, self.frequencies).to(self.first.weight.dtype)
+        vector: Tensor = self.second(F.silu(self.first(wave)))
+        if self.table is None:
+            if label is not None:
+                raise ConfigError("label was given to a network with classes=0; drop it, or build it with classes > 0")
+            return vector
+        if label is None:
+            raise ConfigError(
+                f"label is missing; this network needs integers in 0..{self.classes}: pass {self.classes} for no label"
+            )
+        if label.shape != t.shape:
+            raise ConfigError(f"label has shape {tuple(label.shape)}; it must be that of t, {tuple(t.shape)}")
+        conditioned: Tensor = vector + self.table(label)
+        return conditioned
+
+
+def grid_coordinates(height: int, width: int, *, device: torch.device | None = None) -> Tensor:
+    """Return the integer (row, column) of each cell of a grid, row by row, as a tensor (height * width, 2)."""
+    rows = torch.arange(height, device=device)
+    columns = torch.arange(width, device=device)
+    return torch.cartesian_prod(rows, columns)
+
+
+def sincos_positions(coordinates: Tensor, width: int, *, period: float = 10000.0) -> Tensor:
+    """Embed places in a 2-D grid: the first half of the channels encodes the row, the second half the column.
+
+    `coordinates` is (..., N, 2); returns (..., N, width) in the default dtype. Each half holds the sines, then the
+    cosines, of width / 4 frequencies period^(-4k / width).
+
+    Raises ConfigError for a width that four does not divide. Source: arXiv 2212.09748 (DiT).
+    """
+    if width % 4 or width < 4:
+        raise ConfigError(f"width is {width}; two axes of sines and cosines need a multiple of 4: choose another width")
+    frequencies = period ** (-torch.arange(width // 4, device=coordinates.device) / (width // 4))
+    angle = coordinates[..., None].to(frequencies.dtype) * frequencies
+    return torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(-2)

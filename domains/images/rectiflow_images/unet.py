@@ -1,0 +1,229 @@
+"""The convolutional velocity network: a U-Net in the manner of ADM and DDPM++."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rectiflow.errors import ConfigError
+from rectiflow.nn.embeddings import ConditionEmbedding
+from rectiflow.nn.layers import convolution, linear
+
+Resample = Literal["none", "down", "up"]
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised 3x3 convolutions around a residual connection, scaled and shifted by the condition.
+
+    Maps x (B, inputs, H, W) and condition (B, condition) to (B, outputs, H', W'), where `resample` halves or doubles
+    the sides. The last convolution starts at zero, so that the block starts as its (resampled) shortcut.
+    Source: arXiv 2105.05233, section 3.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        condition: int,
+        *,
+        resample: Resample = "none",
+        dropout: float = 0.0,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.resample = resample
+        self.norm_in = _group_norm(inputs)
+        self.conv_in = convolution(inputs, outputs, 3, generator=generator)
+        self.modulation = linear(condition, 2 * outputs, generator=generator)
+        self.norm_out = _group_norm(outputs)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_out = convolution(outputs, outputs, 3, generator=generator, zero=True)
+        self.shortcut = nn.Identity() if inputs == outputs else convolution(inputs, outputs, 1, generator=generator)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Return the block's output; `condition` has passed through SiLU already."""
+        hidden = F.silu(self.norm_in(x))
+        if self.resample == "down":
+            hidden, x = F.avg_pool2d(hidden, 2), F.avg_pool2d(x, 2)
+        hidden = self.conv_in(hidden)
+        shortcut: Tensor = self.shortcut(x)
+        if self.resample == "up":
+            hidden, shortcut = _enlarge(hidden), _enlarge(shortcut)
+        scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
+        hidden = torch.addcmul(shift, self.norm_out(hidden), 1 + scale)
+        result: Tensor = shortcut + self.conv_out(self.dropout(F.silu(hidden)))
+        return result
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over the pixels of a map (B, channels, H, W), with a residual connection that starts as identity.
+
+    Raises ConfigError when `head_width` does not divide `channels`.
+    """
+
+    def __init__(self, channels: int, *, head_width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        if channels % head_width:
+            raise ConfigError(f"head_width is {head_width}; it must divide the {channels} channels of an attention map")
+        self.heads = channels // head_width
+        self.norm = _group_norm(channels)
+        self.qkv = linear(channels, 3 * channels, generator=generator)
+        self.output = linear(channels, channels, generator=generator, zero=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x plus what each pixel gathered from the others."""
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        query, key, value = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        gathered = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        result: Tensor = x + self.output(gathered).transpose(1, 2).unflatten(2, x.shape[2:])
+        return result
+
+
+class Stage(nn.Module):
+    """A residual block, followed by attention where the resolution has it."""
+
+    def __init__(self, block: ResidualBlock, attention: AttentionBlock | None = None) -> None:
+        super().__init__()
+        self.block = block
+        self.attention = attention
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Return the stage's output for x (B, C, H, W) and condition (B, D)."""
+        x = self.block(x, condition)
+        return x if self.attention is None else self.attention(x)
+
+
+class UNet(nn.Module):
+    """A U-Net v(x, t, label) for images of one size; its output is zero before training.
+
+    `size` is the side in pixels, or (height, width). Level i has width * multipliers[i] channels and 1/2^i of the
+    resolution; each has `blocks` residual blocks on the way down and one more on the way up. `attention` lists the
+    resolutions (the smaller side) that attend, None meaning the coarsest one. With `classes` > 0 the label is an
+    integer in 0..classes, where `classes` itself is the null label of classifier-free guidance.
+
+    Raises ConfigError for a size that the levels do not halve evenly, a resolution in `attention` that no level has,
+    widths or counts that are not positive, and a dropout outside [0, 1); a call raises it for an image or label that
+    does not fit.
+    Source: arXiv 2105.05233 (ADM), arXiv 2011.13456 (DDPM++).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int | tuple[int, int],
+        classes: int = 0,
+        width: int = 32,
+        multipliers: Sequence[int] = (1, 2),
+        blocks: int = 1,
+        attention: Sequence[int] | None = None,
+        head_width: int = 32,
+        dropout: float = 0.0,
+        *,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        _check_positive(channels=channels, width=width, blocks=blocks, head_width=head_width)
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"dropout is {dropout}; it must be at least 0 and below 1: 0 turns it off")
+        attending = _attending_levels(self.size, multipliers, attention)
+        condition = 4 * width
+        widths = [width * multiplier for multiplier in multipliers]
+
+        def stage(inputs: int, level: int, resample: Resample = "none") -> Stage:
+            block = ResidualBlock(
+                inputs, widths[level], condition, resample=resample, dropout=dropout, generator=generator
+            )
+            if resample != "none" or level not in attending:
+                return Stage(block)
+            return Stage(block, AttentionBlock(widths[level], head_width=head_width, generator=generator))
+
+        self.condition = ConditionEmbedding(condition, classes, generator=generator)
+        self.input = convolution(channels, widths[0], 3, generator=generator)
+        skips = [widths[0]]
+        self.encoder = nn.ModuleList()
+        for level, outputs in enumerate(widths):
+            if level:
+                self.encoder.append(stage(skips[-1], level, "down"))
+                skips.append(outputs)
+            for _ in range(blocks):
+                self.encoder.append(stage(skips[-1], level))
+                skips.append(outputs)
+        coarsest = len(widths) - 1
+        self.middle = nn.ModuleList([stage(widths[-1], coarsest), stage(widths[-1], coarsest)])
+        self.decoder = nn.ModuleList()
+        self.takes_skip: list[bool] = []
+        for level in range(coarsest, -1, -1):
+            for _ in range(blocks + 1):
+                self.decoder.append(stage(widths[level] + skips.pop(), level))
+                self.takes_skip.append(True)
+            if level:
+                self.decoder.append(stage(widths[level], level - 1, "up"))
+                self.takes_skip.append(False)
+        self.norm = _group_norm(widths[0])
+        self.output = convolution(widths[0], channels, 3, generator=generator, zero=True)
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return the velocity (B, C, H, W) at images x (B, C, H, W), times t (B,) in [0, 1] and labels (B,)."""
+        if x.shape[1:] != (self.channels, *self.size):
+            raise ConfigError(
+                f"the images have shape {tuple(x.shape)}; this network was built for (batch, {self.channels}, "
+                f"{self.size[0]}, {self.size[1]}): resize them, or build the network for their size"
+            )
+        condition = F.silu(self.condition(t, label))
+        x = self.input(x)
+        skips = [x]
+        for stage in self.encoder:
+            x = stage(x, condition)
+            skips.append(x)
+        for stage in self.middle:
+            x = stage(x, condition)
+        for stage, takes_skip in zip(self.decoder, self.takes_skip, strict=True):
+            if takes_skip:
+                x = torch.cat([x, skips.pop()], dim=1)
+            x = stage(x, condition)
+        velocity: Tensor = self.output(F.silu(self.norm(x)))
+        return velocity
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    groups = min(32, max(1, channels // 4))
+    while channels % groups:
+        groups -= 1
+    return nn.GroupNorm(groups, channels)
+
+
+def _enlarge(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def _check_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigError(f"{name} is {value}; it must be at least 1: choose a positive {name}")
+
+
+def _attending_levels(
+    size: tuple[int, ...], multipliers: Sequence[int], attention: Sequence[int] | None
+) -> frozenset[int]:
+    """Return the levels that attend, after checking that the levels fit the size."""
+    if not multipliers or min(multipliers) < 1:
+        raise ConfigError(f"multipliers is {tuple(multipliers)}; it needs one positive integer a level, such as (1, 2)")
+    factor = 2 ** (len(multipliers) - 1)
+    if min(size) < 1 or any(side % factor for side in size):
+        raise ConfigError(
+            f"size is {size[0]}x{size[1]}; with {len(multipliers)} levels both sides must be multiples of {factor}: "
+            "resize or pad the images, or give fewer multipliers"
+        )
+    sides = [min(size) // 2**level for level in range(len(multipliers))]
+    if attention is None:
+        return frozenset({len(sides) - 1})
+    for resolution in attention:
+        if resolution not in sides:
+            raise ConfigError(f"attention lists resolution {resolution}; the levels have {sides}: choose among these")
+    return frozenset(sides.index(resolution) for resolution in attention)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from rectiflow.errors import ConfigError
+from rectiflow.nn.embeddings import ConditionEmbedding, grid_coordinates, sincos_positions, timestep_embedding
+
+
+def test_timestep_embedding_entries() -> None:
+    wave = timestep_embedding(torch.tensor([0.0, 0.25, 1.0]), 8)
+    assert wave.shape == (3, 8)
+    for k, frequency in enumerate((1.0, 0.1, 0.01, 0.001)):
+        assert wave[1, k].item() == pytest.approx(math.cos(250 * frequency), abs=1e-12)
+        assert wave[1, 4 + k].item() == pytest.approx(math.sin(250 * frequency), abs=1e-12)
+    assert wave[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+
+
+def test_timestep_embedding_keeps_precision_for_half_precision_times() -> None:
+    wave = timestep_embedding(torch.tensor([0.5], dtype=torch.bfloat16), 8)
+    assert wave.dtype == torch.float32
+    torch.testing.assert_close(wave, timestep_embedding(torch.tensor([0.5], dtype=torch.float32), 8))
+
+
+def test_timestep_embedding_tells_close_times_apart() -> None:
+    """Unscaled times would leave neighbours on a grid of 1000 nearly the same vector."""
+    near, nearer = timestep_embedding(torch.tensor([0.500, 0.501]), 256)
+    assert (near - nearer).norm() > 1.0
+
+
+@pytest.mark.parametrize("width", [0, 7])
+def test_timestep_embedding_refuses_odd_widths(width: int) -> None:
+    with pytest.raises(ConfigError, match=str(width)):
+        timestep_embedding(torch.zeros(1), width)
+
+
+def test_sincos_positions_split_rows_from_columns() -> None:
+    table = sincos_positions(grid_coordinates(3, 5), 16).reshape(3, 5, 16)
+    rows, columns = table[..., :8], table[..., 8:]
+    assert torch.equal(rows, rows[:, :1].expand_as(rows))
+    assert torch.equal(columns, columns[:1].expand_as(columns))
+    frequencies = (1.0, 0.1, 0.01, 0.001)
+    assert rows[2, 0].tolist() == pytest.approx(
+        [*map(math.sin, (2 * f for f in frequencies)), *map(math.cos, (2 * f for f in frequencies))], abs=1e-12
+    )
+    assert columns[0, 4, 1].item() == pytest.approx(math.sin(0.4), abs=1e-12)
+
+
+def test_grid_coordinates_run_row_by_row() -> None:
+    assert grid_coordinates(2, 3).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    assert grid_coordinates(1, 1).tolist() == [[0, 0]]
+
+
+def test_sincos_positions_refuse_widths_off_four() -> None:
+    with pytest.raises(ConfigError, match="6"):
+        sincos_positions(grid_coordinates(2, 2), 6)
+
+
+def test_condition_adds_the_row_of_the_label(generator: torch.Generator) -> None:
+    embed = ConditionEmbedding(16, classes=3, generator=generator)
+    assert embed.table is not None
+    assert embed.table.weight.shape == (4, 16)
+    t = torch.tensor([0.3, 0.3])
+    first, null = embed(t, torch.tensor([1, 3]))
+    torch.testing.assert_close(first - null, embed.table.weight[1] - embed.table.weight[3])
+
+
+def test_condition_depends_on_time(generator: torch.Generator) -> None:
+    early, late = ConditionEmbedding(16, generator=generator)(torch.tensor([0.1, 0.9]))
+    assert (early - late).abs().max() > 1e-2
+
+
+def test_condition_errors(generator: torch.Generator) -> None:
+    t = torch.tensor([0.3, 0.4])
+    with pytest.raises(ConfigError, match="-1"):
+        ConditionEmbedding(8, classes=-1, generator=generator)
+    with pytest.raises(ConfigError, match="classes=0"):
+        ConditionEmbedding(8, generator=generator)(t, torch.tensor([0, 0]))
+    conditional = ConditionEmbedding(8, classes=2, generator=generator)
+    with pytest.raises(ConfigError, match="missing"):
+        conditional(t)
+    with pytest.raises(ConfigError, match=r"\(2, 1\)"):
+        conditional(t, torch.tensor([[0], [1]]))
