@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from rectiflow.batch import Cond, Shape, State, batch_size, device_of, dtype_of, map_state, shape_of
+from rectiflow.batch import Cond, Shape, State, batch_size, device_of, dtype_of, map_state, parts, shape_of
 from rectiflow.conditions import Null, drop
 from rectiflow.couplings import Coupling, Independent
-from rectiflow.errors import ConversionError
+from rectiflow.errors import ConfigError, ConversionError
 from rectiflow.interpolants import Interpolant, Linear
 from rectiflow.predictions import Prediction, check_prediction, velocity_weight
 from rectiflow.spaces.euclidean import Euclidean
@@ -47,7 +47,7 @@ class Draw(NamedTuple):
     target: State
     cond: Cond
     mask: Tensor | None
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # shadows tuple.index, on purpose
 
 
 @dataclass(frozen=True)
@@ -151,11 +151,19 @@ class Flow:
             coupling: independent by default.
             condition_drop: probability, per sample, of replacing the conditions by their null values.
             generator: source of all randomness.
+
+        Raises:
+            ConversionError: a score-predicting flow meets a coupling that ties x0 to x1.
         """
         cond = dict(cond or {})
         device, size = device_of(x1), batch_size(x1)
         index = torch.arange(size, device=device)
         if x0 is None:
+            if self.predicts == "score" and coupling is not None and not coupling.independent:
+                raise ConversionError(
+                    f"a flow that predicts the score cannot be trained with {coupling!r}: x0 must be independent of x1; "
+                    "use the independent coupling, or predict velocity, data or noise"
+                )
             x0 = self.sample_source(shape_of(x1), cond, generator, device=device, dtype=dtype_of(x1))
             x0, x1, coupled_cond, index = (coupling or Independent())(x0, x1, cond)
             cond = coupled_cond or {}
@@ -189,10 +197,14 @@ class Flow:
             prediction: the model's output, of the state's shape.
             draw: what it was evaluated at.
             weight: "plain" weighs every time alike in the predicted quantity; "velocity" in the velocity it stands for.
+
+        Raises:
+            ConfigError: unknown weight.
         """
-        errors = map_state(lambda p, target: (p - target).square(), prediction, draw.target)
-        components = list(errors.values()) if isinstance(errors, dict) else [errors]
-        per_sample = torch.stack([_masked_mean(error, draw.mask) for error in components]).sum(0)
+        if weight not in ("plain", "velocity"):
+            raise ConfigError(f"loss weight {weight!r} is unknown; allowed: plain, velocity")
+        errors = map_state(lambda p, target: _mean_square(p - target, draw.mask), prediction, draw.target)
+        per_sample = torch.stack(parts(errors)).sum(0)
         if weight == "velocity":
             per_sample = per_sample * velocity_weight(self.predicts, draw.t, self.interpolant)
         return per_sample.mean()
@@ -232,8 +244,11 @@ class Flow:
             )
 
 
-def _masked_mean(error: Tensor, mask: Tensor | None) -> Tensor:
+def _mean_square(difference: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean square (B,) over the entries where the mask, whose shape is a prefix of the difference's, is True."""
     if mask is None:
-        return error.flatten(1).mean(1)
-    weights = mask.to(error.dtype).reshape(mask.shape + (1,) * (error.ndim - mask.ndim)).expand_as(error)
-    return (error * weights).flatten(1).sum(1) / weights.flatten(1).sum(1).clamp(min=1)
+        return difference.flatten(1).square().mean(1)
+    valid = mask.reshape(mask.shape + (1,) * (difference.ndim - mask.ndim)).expand_as(difference)
+    # Padding is cleared before it is squared: a NaN in it must reach neither the loss nor the gradient.
+    total = difference.masked_fill(~valid, 0).flatten(1).square().sum(1)
+    return total / valid.flatten(1).sum(1).clamp(min=1)

@@ -1,13 +1,15 @@
 """What a network may predict, and the exact conversions between the four forms on x_t = a x1 + s x0.
 
 All four are affine in one another at fixed (x, t); velocity is the hub because it is bounded on the whole of [0, 1].
-Conversions to and from the others divide by a or s, which vanish at one end each: there t is clamped to [margin, 1 - margin].
+Conversions to and from the others divide by a or s, which vanish at one end each: t is kept `margin` away from that end, and is
+exact at the other, where few-step samplers evaluate.
 """
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from rectiflow.errors import ConfigError
@@ -43,7 +45,7 @@ def to_velocity(
     """
     if kind == "velocity":
         return prediction
-    c = interpolant.coefficients(t.clamp(margin, 1 - margin)).expand_to(x)
+    c = interpolant.coefficients(_clamp(t, kind, margin)).expand_to(x)
     if kind == "data":
         return (c.ds * x + c.determinant * prediction) / c.s
     noise = prediction if kind == "noise" else -c.s * prediction
@@ -70,6 +72,13 @@ def velocity_weight(kind: Prediction, t: Tensor, interpolant: Interpolant, margi
 
     (D/s)^2 for data, (D/a)^2 for noise, (s D/a)^2 for score, 1 for velocity; t is clamped as in `to_velocity`.
     """
-    c = interpolant.coefficients(t.clamp(margin, 1 - margin))
-    factor = {"velocity": c.a / c.a, "data": 1 / c.s, "noise": 1 / c.a, "score": c.s / c.a}[kind]
-    return factor.square() if kind == "velocity" else (c.determinant * factor).square()
+    if kind == "velocity":
+        return torch.ones_like(t)
+    c = interpolant.coefficients(_clamp(t, kind, margin))
+    factor = 1 / c.s if kind == "data" else (1 / c.a if kind == "noise" else c.s / c.a)
+    return (c.determinant * factor).square()
+
+
+def _clamp(t: Tensor, kind: Prediction, margin: float) -> Tensor:
+    """Times kept away from the end where the velocity of a prediction is singular: t = 1 for data, t = 0 for noise and score."""
+    return t.clamp(max=1 - margin) if kind == "data" else t.clamp(min=margin)

@@ -170,8 +170,10 @@ def _first_nonfinite(
     bad: list[int] = []
 
     def look(step: int, t: float, state: Any, velocity: Any) -> None:
-        if not bad and not (_finite(state) and _finite(velocity)):
-            bad.append(step)
+        if not bad and not _finite(state):
+            bad.append(max(step, 1))  # the step before this one made it; a bad start shows in the first
+        elif not bad and not _finite(velocity):
+            bad.append(step + 1)
 
     solver(method)(VelocityField(flow, x, cond, guidance), x, grid, flow.space, look)
-    return bad[0] + 1 if bad else len(grid) - 1
+    return bad[0] if bad else len(grid) - 1

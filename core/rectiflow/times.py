@@ -119,8 +119,9 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
     """
     if shift <= 0:
         raise ConfigError(f"time shift is {shift}; allowed: a number above 0 (1 leaves times as they are)")
-    noise_time = 1 - t
-    return 1 - shift * noise_time / (1 + (shift - 1) * noise_time)
+    return t / (
+        t + shift * (1 - t)
+    )  # this form of the formula keeps both ends exact, so that a grid never leaves [0, 1]
 
 
 def time_grid(steps: int, shift: float = 1.0) -> Tensor:

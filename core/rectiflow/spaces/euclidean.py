@@ -52,10 +52,10 @@ class Euclidean(Space):
     def convert(
         self, prediction: Tensor, kind: Prediction, target: Prediction, x: Tensor, t: Tensor, interpolant: Interpolant
     ) -> Tensor:
-        """Any of the four kinds into any other, through the velocity."""
+        """Any of the four kinds into any other, through the velocity; of x's dtype, also when t is kept more precise."""
         if kind == target:
             return prediction
-        return from_velocity(to_velocity(prediction, kind, x, t, interpolant), target, x, t, interpolant)
+        return from_velocity(to_velocity(prediction, kind, x, t, interpolant), target, x, t, interpolant).to(x.dtype)
 
     def step(self, x: Tensor, v: Tensor, h: float) -> Tensor:
         """x + h v in one kernel."""
