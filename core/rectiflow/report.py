@@ -157,7 +157,7 @@ def _merit_curves(records: Sequence[RunRecord], column: Column) -> list[str]:
 
 def _history_curves(records: Sequence[RunRecord]) -> list[str]:
     curves = []
-    for names, title in ((("loss_ema", "loss"), "training loss"), (("grad_norm",), "gradient norm")):
+    for names, title in ((("loss_average", "loss"), "training loss"), (("grad_norm",), "gradient norm")):
         lines = []
         for index, record in enumerate(records):
             name = next((entry for entry in names if any(entry in line for line in record.history)), None)
@@ -195,7 +195,7 @@ def _pictures(records: Sequence[RunRecord], side: int) -> dict[str, Any]:
     shown = [row for record in records for row in record.evaluation.rows if row.strip]
     real = next(
         (
-            Picture(reference.description, _embed(record.folder, reference.strip, side))
+            Picture("real data", _embed(record.folder, reference.strip, side))
             for record in records
             for reference in record.evaluation.references
             if reference.strip
