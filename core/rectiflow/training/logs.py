@@ -159,6 +159,7 @@ class Logs:
             try:
                 for name, value in figures.items():
                     self._board.add_scalar(f"{prefix}/{name}".lstrip("/"), value, step)
+                self._board.flush()
             except OSError as error:
                 raise storage_error(self._folder / "tensorboard", error, 0) from error
 
@@ -168,6 +169,6 @@ def _summary_writer(folder: Path, step: int) -> SummaryWriter:
     from torch.utils.tensorboard import SummaryWriter
 
     try:
-        return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        return SummaryWriter(str(folder), purge_step=step + 1 if folder.exists() else None)
     except OSError as error:
         raise storage_error(folder, error, 0) from error

@@ -9,15 +9,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 
 from rectiflow.batch import Batch
-from rectiflow.errors import ConfigError, Interrupted, NonFiniteError
+from rectiflow.errors import ConfigError, Interrupted, NonFiniteError, RectiflowError
 from rectiflow.training.batches import BatchOrder, Dataset, read_batches, worker_died
 from rectiflow.training.checkpoint import checkpoint_folders, clean_checkpoints, load_latest, save_checkpoint
 from rectiflow.training.ema import EMA
@@ -28,6 +27,9 @@ from rectiflow.training.processes import gather, locked, on_first_rank, raise_to
 from rectiflow.training.randomness import global_states, isolated_global_states, step_generator, stream_seed
 from rectiflow.training.resume import Progress, capture, restore
 from rectiflow.training.schedule import learning_rate
+
+if TYPE_CHECKING:
+    from lightning_fabric.wrappers import _FabricModule
 
 
 class Task(Protocol):
@@ -124,7 +126,10 @@ def fit(
         if folder is not None:
             on_first_rank(fabric, lambda: _enter_folder(stack, folder, resume))
         stack.enter_context(isolated_global_states(fabric.device, seed))
-        run = _prepare(task, dataset, options, fabric, folder, config or "")
+        try:
+            run = _prepare(task, dataset, options, fabric, folder, config or "")
+        except RectiflowError as error:
+            raise_together(fabric, error)
         logs = on_first_rank(fabric, lambda: Logs(folder, options.steps, run.progress.step, options.tensorboard))
         if logs is not None:
             stack.enter_context(logs)
@@ -175,7 +180,6 @@ def _prepare(
     model.train()
     ema = EMA(task.network, options.ema)
     run = Run(task, model, optimizer, ema, fabric, options, order, Progress(), folder, config, {})
-    on_first_rank(fabric, lambda: None)
     checkpoint = load_latest(folder) if folder is not None else None
     if checkpoint is not None:
         run.progress = restore(checkpoint, task.network, ema, optimizer, _identity(run), rank, fabric.device)
@@ -205,7 +209,7 @@ def _train(run: Run, dataset: Dataset, interrupts: Interrupts, logs: Logs | None
     started = time.perf_counter() - progress.seconds
     with closing(read_batches(dataset, run.order, progress.step * options.accumulate, options.workers)) as batches:
         while progress.step < options.steps:
-            result = _step(run, batches, interrupts.received, logs)
+            result = _step(run, batches, interrupts, logs)
             progress.seconds = time.perf_counter() - started
             last = progress.step == options.steps
             if logs is not None:
@@ -224,7 +228,7 @@ def _train(run: Run, dataset: Dataset, interrupts: Interrupts, logs: Logs | None
         raise_together(run.fabric, _interrupted(run, late))
 
 
-def _step(run: Run, batches: Iterator[Batch], received: int, logs: Logs | None) -> StepResult:
+def _step(run: Run, batches: Iterator[Batch], interrupts: Interrupts, logs: Logs | None) -> StepResult:
     """Accumulate gradients, agree with all ranks that they are sound, and update parameters and their average."""
     options, progress = run.options, run.progress
     rate = learning_rate(progress.step, options)
@@ -233,7 +237,7 @@ def _step(run: Run, batches: Iterator[Batch], received: int, logs: Logs | None) 
     loss, terms = _gradients(run, batches)
     limit = options.clip or math.inf
     norm = run.fabric.clip_gradients(run.model, run.optimizer, max_norm=limit, error_if_nonfinite=False)
-    result = _agree(run.fabric, loss, torch.as_tensor(norm), terms, received)
+    result = _agree(run.fabric, loss, torch.as_tensor(norm), terms, interrupts.received)
     if result.finite:
         run.optimizer.step()
         run.ema.update()

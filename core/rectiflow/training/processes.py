@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import warnings
@@ -49,7 +50,15 @@ def start_fabric(options: TrainingOptions) -> Fabric:
             precision=options.precision,  # type: ignore[arg-type]  # validated against the same names
         )
     fabric.launch()
+    if fabric.world_size > 1:
+        atexit.register(_leave_group)
     return fabric
+
+
+def _leave_group() -> None:
+    """Close the process group before the interpreter goes: gloo's threads, left running, abort the process."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def gather(fabric: Fabric, value: T) -> list[T]:
