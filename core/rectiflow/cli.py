@@ -1,0 +1,241 @@
+"""The command line: `rectiflow <verb> <domain> [key=value …]`. Help and configuration errors never import torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rectiflow.errors import ConfigError, RectiflowError
+
+USAGE = """usage: rectiflow <verb> <domain> [key=value …]
+
+  domains                      list the installed domains
+  train    <domain> […]        train a flow                       -> runs/<domain>/<name>/
+  reflow   <domain> run=… […]  rectify a run's flow               -> a new run
+  sample   <domain> run=… […]  draw samples                       -> files a person opens
+  evaluate <domain> run=… […]  figures per sampler                -> metrics.json, report.html
+  demo     <domain> […]        all of it on embedded data, in minutes
+  fetch    <domain> <data set> download a data set into the cache
+  doctor                       versions, devices, disk, what is missing
+
+rectiflow <verb> <domain> --help   the settings of a verb
+--cfg    print the configuration and stop        --debug    show tracebacks        --version
+"""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A parsed command: verb, domain, overrides and flags."""
+
+    verb: str
+    domain: str
+    overrides: list[str]
+    flags: frozenset[str]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code; mistakes of the user are one line on stderr."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `rectiflow … | head` ends quietly
+    try:
+        return dispatch([argument for argument in arguments if argument != "--debug"])
+    except RectiflowError as error:
+        if debug:
+            raise
+        print(f"rectiflow: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("rectiflow: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Do what the arguments say.
+
+    Raises:
+        RectiflowError: a mistake of the user, or a mishap that is reported in one line.
+    """
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from rectiflow import __version__
+
+        print(f"rectiflow {__version__}")
+        return 0
+    verb = arguments[0]
+    if verb in GLOBAL_VERBS:
+        if arguments[1:] and arguments[1] not in ("-h", "--help"):
+            raise ConfigError(f"{verb} takes no arguments; got {arguments[1]!r}")
+        return GLOBAL_VERBS[verb]()
+    flags = frozenset(argument for argument in arguments[1:] if argument.startswith("--") or argument == "-h")
+    rest = [argument for argument in arguments[1:] if argument not in flags]
+    unknown = flags - {"-h", "--help", "--cfg"}
+    if unknown:
+        raise ConfigError(f"option {min(unknown)!r} is unknown; allowed: --help, --cfg, --debug")
+    if not rest and verb in DOMAIN_VERBS:
+        if flags & {"-h", "--help"}:
+            print(USAGE, end="")
+            return 0
+        raise ConfigError(f"{verb} needs a domain; `rectiflow domains` lists them")
+    return _domain_verb(Call(verb, rest[0] if rest else "", rest[1:], flags))
+
+
+def _domain_verb(call: Call) -> int:
+    from rectiflow.domain import load_object, load_spec
+
+    if call.verb in DOMAIN_VERBS:
+        return DOMAIN_VERBS[call.verb](load_spec(call.domain), call)
+    special = _special_verbs()
+    if call.domain and call.verb in load_spec(call.domain).verbs:
+        function = load_object(load_spec(call.domain).verbs[call.verb], extra=call.domain)
+        return int(function(call.overrides) or 0)
+    allowed = [*GLOBAL_VERBS, *DOMAIN_VERBS, *special]
+    import difflib
+
+    close = difflib.get_close_matches(call.verb, allowed, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    where = f" for {call.domain}" if call.verb in special else ""
+    raise ConfigError(f"verb {call.verb!r} is unknown{where}; allowed: {', '.join(allowed)}{hint}")
+
+
+def _special_verbs() -> list[str]:
+    from rectiflow.domain import installed, load_spec
+
+    return sorted({verb for name in installed() for verb in load_spec(name).verbs})
+
+
+def _domains() -> int:
+    from rectiflow.domain import installed, load_spec
+
+    for name in installed():
+        try:
+            spec = load_spec(name)
+        except RectiflowError as error:
+            print(f"{name:12s} (not usable: {error})")
+            continue
+        print(f"{name:12s} {spec.summary}")
+        if spec.datasets:
+            print(f"{'':12s} data sets to fetch: {', '.join(spec.datasets)}")
+        if spec.verbs:
+            print(f"{'':12s} verbs of its own: {', '.join(spec.verbs)}")
+    return 0
+
+
+def _doctor() -> int:
+    from rectiflow.verbs import doctor
+
+    return 0 if doctor.run() else 1
+
+
+def _train(spec: Any, call: Call) -> int:
+    from rectiflow.config import check_overrides, compose_training
+
+    check_overrides(call.overrides)
+    config = compose_training(spec, call.overrides)
+    return _execute("train", spec, config, call)
+
+
+def _with_settings(settings: str, section: str = "") -> Callable[[Any, Call], int]:
+    """A verb whose settings default to a section of the configuration of the run that it is given."""
+
+    def verb(spec: Any, call: Call) -> int:
+        import rectiflow.settings
+        from rectiflow.config import check_overrides, compose_verb
+
+        check_overrides(call.overrides)
+        base = _section_of_run(call, section) if section else {}
+        if spec.conditions is not None and call.verb == "sample":
+            base = {**base, "cond": spec.conditions}
+        if call.flags & {"-h", "--help"} and section and not base.get("run"):
+            base = {**base, "run": "<a run's folder>"}
+        config = compose_verb(getattr(rectiflow.settings, settings), base, call.overrides)
+        return _execute(call.verb, spec, config, call)
+
+    return verb
+
+
+def _section_of_run(call: Call, section: str) -> dict[str, Any]:
+    from rectiflow.runs import read_config
+
+    given = [text.partition("=")[2] for text in call.overrides if text.startswith("run=")]
+    if not given:
+        return {}
+    return dict(read_config(Path(given[-1].strip("'\""))).get(section, {}))
+
+
+def _execute(verb: str, spec: Any, config: Any, call: Call) -> int:
+    from omegaconf import OmegaConf
+
+    if call.flags & {"-h", "--help"}:
+        _print_help(verb, spec, config)
+        return 0
+    if "--cfg" in call.flags:
+        print(OmegaConf.to_yaml(config), end="")
+        return 0
+    import_module(f"rectiflow.verbs.{verb}").run(spec, config)
+    return 0
+
+
+def _print_help(verb: str, spec: Any, config: Any) -> None:
+    from omegaconf import OmegaConf
+
+    import rectiflow.settings as settings
+
+    print(f"rectiflow {verb} {spec.name} [key=value …]\n")
+    if verb == "train":
+        recipes = sorted(path.stem for path in _recipe_folder(spec).glob("*.yaml"))
+        print(
+            f"recipe (data, model and numbers that fit together): {', '.join(recipes)}; default {spec.default_recipe}"
+        )
+        for group, options in {**spec.groups, **settings.CORE_GROUPS}.items():
+            print(f"{group}: {', '.join(options)}")
+    print("\nSettings and their present values, to be overridden as path.to.key=value:\n")
+    print(OmegaConf.to_yaml(config), end="")
+
+
+def _recipe_folder(spec: Any) -> Path:
+    from importlib.util import find_spec
+
+    found = find_spec(spec.recipes)
+    locations = list(found.submodule_search_locations or []) if found else []
+    return Path(locations[0]) / "recipe" if locations else Path(os.devnull)
+
+
+def _fetch(spec: Any, call: Call) -> int:
+    from rectiflow.domain import load_object
+
+    if call.flags or not call.overrides:
+        for name, summary in spec.datasets.items():
+            print(f"{name:16s} {summary}")
+        return 0 if call.flags else 2
+    for name in call.overrides:
+        if name not in spec.datasets:
+            raise ConfigError(
+                f"data set {name!r} is unknown to {spec.name}; allowed: {', '.join(spec.datasets) or 'none'}"
+            )
+    for name in call.overrides:
+        print(f"{name}: {load_object(spec.fetcher, extra=spec.name)(name)}")
+    return 0
+
+
+GLOBAL_VERBS: dict[str, Callable[[], int]] = {"domains": _domains, "doctor": _doctor}
+DOMAIN_VERBS: dict[str, Callable[[Any, Call], int]] = {
+    "train": _train,
+    "reflow": _with_settings("ReflowVerbSettings", section="reflow"),
+    "sample": _with_settings("SampleSettings", section="sampling"),
+    "evaluate": _with_settings("EvaluateSettings", section="evaluation"),
+    "demo": _with_settings("DemoSettings"),
+    "fetch": _fetch,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

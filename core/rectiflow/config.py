@@ -1,0 +1,193 @@
+"""Configurations: composed by hydra from typed settings, and turned into objects from an allow-list only. Free of torch."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import hydra.errors
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rectiflow.domain import DomainSpec
+from rectiflow.errors import ConfigError
+from rectiflow.settings import CORE_GROUPS, TrainSettings
+
+CORE_PACKAGE = "rectiflow"
+ALLOWED_TORCH = ("torch.optim.", "torch.nn.")
+
+
+def compose_training(spec: DomainSpec, overrides: list[str]) -> DictConfig:
+    """The configuration of `rectiflow train`: settings, then the recipe, then the overrides.
+
+    Raises:
+        ConfigError: an unknown key, group option or recipe, or a value of the wrong type.
+    """
+    store = ConfigStore.instance()
+    for group, options in (*CORE_GROUPS.items(), *spec.groups.items()):
+        for name, node in options.items():
+            store.store(group=group, name=name, node=node)
+    store.store(name="settings", node=TrainSettings)
+    store.store(
+        name="train",
+        node={"defaults": ["settings", {"recipe": spec.default_recipe}, "_self_"], "domain": spec.name},
+    )
+    return _compose(spec.recipes, "train", overrides, options={**CORE_GROUPS, **spec.groups})
+
+
+def compose_verb(settings: type, base: Mapping[str, Any], overrides: list[str]) -> DictConfig:
+    """The configuration of another verb: its settings, updated by `base` (what the run says), then the overrides.
+
+    A setting that is a core group (`times=u_shaped`) may be given by option, with its values after it (`times.sharpness=3`).
+
+    Raises:
+        ConfigError: an unknown key or option, or a value of the wrong type.
+    """
+    choices = {key: value for key, _, value in (text.partition("=") for text in overrides) if key in CORE_GROUPS}
+    for group, option in choices.items():
+        if option not in CORE_GROUPS[group]:
+            raise ConfigError(f"{group}={option} is unknown; allowed: {', '.join(CORE_GROUPS[group])}")
+    try:
+        node = OmegaConf.merge(
+            OmegaConf.structured(settings), {key: value for key, value in base.items() if key not in choices}
+        )
+        for group, option in choices.items():
+            node[group] = OmegaConf.structured(CORE_GROUPS[group][option])
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
+    ConfigStore.instance().store(name="verb", node=node)
+    return _compose(
+        CORE_PACKAGE, "verb", [text for text in overrides if text.partition("=")[0] not in choices], options={}
+    )
+
+
+def _compose(module: str, name: str, overrides: list[str], options: Any) -> DictConfig:
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module(config_module=module, version_base="1.3"):
+            config = compose(config_name=name, overrides=overrides)
+    except (hydra.errors.HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error, module, name, overrides, options)) from error
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{missing[0]} is not given; add {missing[0]}=… to the command")
+    return config
+
+
+def _explain(error: Exception, module: str, name: str, overrides: list[str], options: Any) -> str:
+    """One line of what is wrong, with the nearest key or option that exists."""
+    text = _one_line(error)
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown or "Key '" in text:
+        key = unknown.group(1) if unknown else re.findall(r"Key '([^']+)'", text)[0]
+        return f"key {key!r} is unknown{_nearest(key, _known_keys(module, name, overrides, key))}"
+    group = re.search(r"Could not find '([^']+)/([^'/]+)'|In '[^']*': Could not load '([^']+)/([^'/]+)'", text)
+    if group:
+        parent, option = (part for part in group.groups() if part is not None)
+        known = list(options.get(parent, {})) or re.findall(r"^\t(\w+)$", str(error), re.MULTILINE)
+        return f"{parent}={option} is unknown; allowed: {', '.join(known)}"
+    cause = _one_line(error.__cause__) if error.__cause__ is not None else ""
+    return f"{text}: {cause}" if cause and cause not in text else text
+
+
+def _known_keys(module: str, name: str, overrides: list[str], key: str) -> list[str]:
+    good = [text for text in overrides if re.split(r"[=@]", text.lstrip("+~"))[0] != key]
+    try:
+        with initialize_config_module(config_module=module, version_base="1.3"):
+            return list(_leaves(compose(config_name=name, overrides=good)))
+    except (hydra.errors.HydraException, OmegaConfBaseException):
+        return []
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterable[str]:
+    for key in node:
+        path = f"{prefix}{key}"
+        yield path
+        if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            yield from _leaves(node[key], f"{path}.")
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    """The keys that were probably meant: the same last name elsewhere, else the nearest spelling."""
+    last = key.rsplit(".", 1)[-1]
+    same_name = [path for path in known if path.rsplit(".", 1)[-1] == last]
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    names = {path.rsplit(".", 1)[-1]: path for path in known}
+    spelled = [names[name] for name in difflib.get_close_matches(last, names, n=1)]
+    suggestions = close or same_name[:3] or spelled
+    return f"; did you mean {' or '.join(suggestions)}?" if suggestions else "; see --help for the keys"
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(
+        line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference_type="))
+    )
+
+
+def check_overrides(overrides: list[str]) -> None:
+    """Refuse arguments that are not hydra overrides, and sweeps, before anything is composed.
+
+    Raises:
+        ConfigError: an argument does not parse, or asks for several values.
+    """
+    for text in overrides:
+        if text.startswith("-") or "=" not in text:
+            raise ConfigError(f"argument {text!r} is not a setting; write key=value, for example training.steps=500")
+        try:
+            parsed = OverridesParser.create().parse_override(text)
+        except hydra.errors.HydraException as error:
+            raise ConfigError(
+                f"argument {text!r} does not parse: {_one_line(error)}; quote special characters"
+            ) from error
+        if parsed.is_sweep_override():
+            raise ConfigError(f"argument {text!r} holds several values; give one (run the command once for each)")
+
+
+def instantiate(node: Any, allowed_packages: Iterable[str], **arguments: Any) -> Any:
+    """Build the object that a configuration node names by `_target_`.
+
+    Args:
+        node: a mapping with `_target_` and the constructor's keywords; nested mappings may have their own `_target_`.
+        allowed_packages: top-level packages whose objects may be named, besides this one, torch.nn and torch.optim.
+        arguments: further keywords.
+
+    Raises:
+        ConfigError: a target outside the allow-list (nothing is imported then), or a constructor that refuses its values.
+    """
+    plain = OmegaConf.to_container(node, resolve=False) if isinstance(node, (DictConfig, ListConfig)) else node
+    prefixes = (f"{CORE_PACKAGE}.", *(f"{package}." for package in allowed_packages), *ALLOWED_TORCH)
+    return _build({**plain, **arguments}, prefixes)
+
+
+def _build(node: Any, prefixes: tuple[str, ...]) -> Any:
+    if isinstance(node, list):
+        return [_build(entry, prefixes) for entry in node]
+    if not isinstance(node, dict):
+        return node
+    keywords = {key: _build(value, prefixes) for key, value in node.items() if key != "_target_"}
+    if "_target_" not in node:
+        return keywords
+    target = str(node["_target_"])
+    if not target.startswith(prefixes):
+        raise ConfigError(
+            f"_target_ {target!r} is not allowed; it must start with one of {', '.join(sorted(prefixes))}"
+        )
+    module, _, name = target.rpartition(".")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"_target_ {target!r} does not exist: {error}") from error
+    if not callable(factory):
+        raise ConfigError(f"_target_ {target!r} is a {type(factory).__name__}; it must be a class or a function")
+    try:
+        return factory(**keywords)
+    except TypeError as error:
+        raise ConfigError(f"{target} does not take these settings: {error}") from error

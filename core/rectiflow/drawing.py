@@ -1,0 +1,84 @@
+"""Samples of a domain, drawn on the processor's generator and solved on any device: same seed, same noise, any batch size."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rectiflow.batch import Cond, State, batch_size, map_state
+from rectiflow.conditions import take
+from rectiflow.control.guidance import Guidance
+from rectiflow.domain import Domain
+from rectiflow.flow import Flow
+from rectiflow.sampling import integrate
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples on the CPU, what they were asked to be, and what they cost.
+
+    Attributes:
+        x: (count, ...) samples.
+        cond: their conditions.
+        nfe: network evaluations per sample.
+        seconds: wall time of the solves.
+    """
+
+    x: Any
+    cond: Cond
+    nfe: int
+    seconds: float
+
+
+def draw_sources(domain: Domain, flow: Flow, cond: Cond, count: int, generator: torch.Generator) -> State:
+    """Sources (count, ...) for these conditions, drawn on the CPU."""
+    source: State = flow.sample_source(domain.sample_shape(count, cond), cond, generator)
+    return source
+
+
+def carry(
+    flow: Flow,
+    x0: State,
+    cond: Cond,
+    *,
+    method: str,
+    steps: int,
+    shift: float = 1.0,
+    guidance: float = 1.0,
+    batch: int = 500,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> Drawn:
+    """Carry sources (count, ...) to data, `batch` at a time.
+
+    Raises:
+        ConfigError: see `integrate`.
+        NonFiniteError: a sample is NaN or infinite.
+    """
+    count = batch_size(x0)
+    chunks, nfe, started = [], 0, time.perf_counter()
+    for rows in torch.arange(count).split(batch):
+        solution = integrate(
+            flow,
+            move(map_state(lambda part, rows=rows: part[rows], x0), device),
+            steps=steps,
+            method=method,
+            shift=shift,
+            cond=move(take(cond, rows), device),
+            guidance=Guidance(float(guidance)),
+        )
+        chunks.append(move(solution.x, "cpu"))
+        nfe = solution.nfe
+        if progress is not None:
+            progress(len(rows))
+    seconds = time.perf_counter() - started
+    return Drawn(map_state(lambda *pieces: torch.cat(pieces), *chunks), cond, nfe, seconds)
+
+
+def move(state: Any, device: torch.device | str) -> Any:
+    """A state or a dict of conditions on another device."""
+    return map_state(lambda part: part.to(device), state)

@@ -1,0 +1,106 @@
+"""Flow matching as a training method, and the task that trains a domain's network by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rectiflow.batch import Batch
+from rectiflow.couplings import Coupling, Independent
+from rectiflow.domain import Domain
+from rectiflow.drawing import carry, draw_sources
+from rectiflow.errors import ConfigError
+from rectiflow.flow import Draw, Flow
+from rectiflow.times import TimeLaw, Uniform
+
+ExtraLoss = Callable[[Flow, Any, Draw, Batch], dict[str, Tensor]]
+
+
+def no_extra_loss(flow: Flow, prediction: Any, draw: Draw, batch: Batch) -> dict[str, Tensor]:
+    """Nothing beyond flow matching."""
+    return {}
+
+
+@dataclass(frozen=True)
+class FlowMatching:
+    """Regression of a flow's target at random points of the paths between coupled ends (arXiv 2209.03003, 2210.02747).
+
+    Args:
+        times: law of training times.
+        coupling: how sources are paired with data; a batch that brings its own x0 (stored pairs) keeps that pairing.
+        condition_drop: probability, per sample, of training without conditions.
+        weight: "plain", or "velocity" to weigh a data, noise or score prediction by the velocity it stands for.
+    """
+
+    times: TimeLaw = field(default_factory=Uniform)
+    coupling: Coupling = field(default_factory=Independent)
+    condition_drop: float = 0.0
+    weight: str = "plain"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.condition_drop <= 1:
+            raise ConfigError(f"condition_drop is {self.condition_drop}; allowed: 0 to 1")
+        if self.weight not in ("plain", "velocity"):
+            raise ConfigError(f"weight is {self.weight!r}; allowed: plain, velocity")
+
+    def loss(
+        self, flow: Flow, batch: Batch, generator: torch.Generator, extra: ExtraLoss = no_extra_loss
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss of a batch, a scalar, and its detached terms by name."""
+        draw = flow.draw(
+            batch.x1,
+            batch.cond,
+            x0=batch.x0,
+            mask=batch.mask,
+            times=self.times,
+            coupling=self.coupling,
+            condition_drop=self.condition_drop,
+            generator=generator,
+        )
+        prediction = flow.predict(draw, generator)
+        matching = flow.regression(prediction, draw, weight=self.weight)
+        terms = {"matching": matching, **extra(flow, prediction, draw, batch)}
+        total = torch.stack(list(terms.values())).sum()
+        return total, {name: term.detach() for name, term in terms.items()} if len(terms) > 1 else {}
+
+
+@dataclass
+class FlowTask:
+    """What the training loop needs to train a domain's network by flow matching.
+
+    `preview` draws the same samples from the same noise each time, so that progress is visible.
+    """
+
+    domain: Domain
+    network: nn.Module
+    method: FlowMatching
+    sampling: Any
+
+    def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of one batch through the network that the loop wrapped."""
+        return self.method.loss(self.domain.flow(network), batch, generator, self.domain.extra_loss)
+
+    def preview(self, network: nn.Module, step: int, folder: Path) -> dict[str, float]:
+        """Write samples/step-<step>.png; no figures."""
+        generator = torch.Generator().manual_seed(0)
+        count, cond = self.domain.picture_conditions(generator)
+        flow = self.domain.flow(network)
+        drawn = carry(
+            flow,
+            draw_sources(self.domain, flow, cond, count, generator),
+            cond,
+            method=self.sampling.method,
+            steps=self.sampling.steps,
+            shift=self.sampling.shift,
+            guidance=self.sampling.guidance,
+            device=next(network.parameters()).device,
+        )
+        pictures = folder / "samples"
+        pictures.mkdir(parents=True, exist_ok=True)
+        self.domain.picture(drawn.x, cond).save(pictures / f"step-{step:08d}.png")
+        return {}

@@ -1,0 +1,197 @@
+"""The typed settings of every verb: what may be written on the command line, with its defaults. Free of torch.
+
+Groups (data, model, interpolant, times, coupling) hold objects named by `_target_`; the core registers its own options here and
+a domain adds its own through `DomainSpec.groups`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from rectiflow.training.options import TrainingOptions
+
+
+@dataclass
+class LinearSettings:
+    """The straight path."""
+
+    _target_: str = "rectiflow.interpolants.Linear"
+
+
+@dataclass
+class TrigonometricSettings:
+    """The variance-preserving path."""
+
+    _target_: str = "rectiflow.interpolants.Trigonometric"
+
+
+@dataclass
+class UniformSettings:
+    """t ~ U(0, 1)."""
+
+    _target_: str = "rectiflow.times.Uniform"
+
+
+@dataclass
+class LogitNormalSettings:
+    """t = sigmoid(mean + std n), a share `uniform` of the draws from U(0, 1)."""
+
+    _target_: str = "rectiflow.times.LogitNormal"
+    mean: float = 0.0
+    std: float = 1.0
+    uniform: float = 0.0
+
+
+@dataclass
+class UShapedSettings:
+    """Weight on both ends; for training on stored pairs."""
+
+    _target_: str = "rectiflow.times.UShaped"
+    sharpness: float = 4.0
+
+
+@dataclass
+class ModeSettings:
+    """Weight in the middle for scale > 0."""
+
+    _target_: str = "rectiflow.times.Mode"
+    scale: float = 1.29
+
+
+@dataclass
+class IndependentSettings:
+    """Noise and data paired as they come."""
+
+    _target_: str = "rectiflow.couplings.Independent"
+
+
+@dataclass
+class MinibatchOTSettings:
+    """Noise and data paired by exact optimal transport inside the batch."""
+
+    _target_: str = "rectiflow.couplings.MinibatchOT"
+    condition_weight: float = float("inf")
+
+
+CORE_GROUPS: dict[str, dict[str, type]] = {
+    "interpolant": {"linear": LinearSettings, "trigonometric": TrigonometricSettings},
+    "times": {
+        "uniform": UniformSettings,
+        "logit_normal": LogitNormalSettings,
+        "u_shaped": UShapedSettings,
+        "mode": ModeSettings,
+    },
+    "coupling": {"independent": IndependentSettings, "minibatch_ot": MinibatchOTSettings},
+}
+
+
+@dataclass
+class SamplingSettings:
+    """How samples are drawn unless a verb says otherwise."""
+
+    method: str = "euler"
+    steps: int = 20
+    guidance: float = 1.0
+    shift: float = 1.0
+
+
+@dataclass
+class EvaluationSettings:
+    """What `evaluate` measures: each sampler is written method-steps, for example euler-10."""
+
+    samplers: list[str] = field(default_factory=lambda: ["euler-1", "euler-2", "euler-4", "euler-10", "midpoint-20"])
+    count: int = 1000
+    batch: int = 500
+    guidance: float = 1.0
+    seed: int = 1
+
+
+@dataclass
+class ReflowSettings:
+    """How pairs are made from the teacher, and how the student is trained on them.
+
+    `fresh` starts the student from new weights; by default it starts from the teacher's.
+    """
+
+    pairs: int = 10000
+    method: str = "midpoint"
+    steps: int = 12
+    guidance: float = 1.0
+    pair_batch: int = 500
+    seed: int = 1
+    fresh: bool = False
+    times: Any = MISSING
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+
+
+@dataclass
+class TrainSettings:
+    """`rectiflow train`: the run, what it learns from, and how."""
+
+    defaults: list[Any] = field(
+        default_factory=lambda: [
+            {"interpolant": "linear"},
+            {"times": "uniform"},
+            {"times@reflow.times": "uniform"},
+            {"coupling": "independent"},
+            "_self_",
+        ]
+    )
+    domain: str = MISSING
+    name: str = "base"
+    out: str = "runs"
+    stage: str = "flow"
+    data: Any = MISSING
+    model: Any = MISSING
+    interpolant: Any = MISSING
+    times: Any = MISSING
+    coupling: Any = MISSING
+    predicts: str = "velocity"
+    condition_drop: float = 0.1
+    weight: str = "plain"
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    reflow: ReflowSettings = field(default_factory=ReflowSettings)
+
+
+@dataclass
+class ReflowVerbSettings(ReflowSettings):
+    """`rectiflow reflow`: a new run, rectified from `run`; what is not given comes from that run's own reflow settings."""
+
+    run: str = MISSING
+    name: str = "rectified"
+    out: str = "runs"
+
+
+@dataclass
+class SampleSettings(SamplingSettings):
+    """`rectiflow sample`: artefacts drawn from a run; `cond` asks for particular conditions, `out` is a folder."""
+
+    run: str = MISSING
+    count: int = 64
+    batch: int = 500
+    seed: int = 0
+    weights: str = "ema"
+    out: str = ""
+    cond: Any = field(default_factory=dict)
+
+
+@dataclass
+class EvaluateSettings(EvaluationSettings):
+    """`rectiflow evaluate`: quality of a run for each sampler, against the noise floor and a trivial baseline."""
+
+    run: str = MISSING
+    weights: str = "ema"
+
+
+@dataclass
+class DemoSettings:
+    """`rectiflow demo`: train, rectify, evaluate both and write the report, from embedded data."""
+
+    name: str = "demo"
+    out: str = "runs"
+    recipe: str = ""

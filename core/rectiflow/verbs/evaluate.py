@@ -1,0 +1,158 @@
+"""`rectiflow evaluate`: figures of a run for each sampler, from the same noise, beside the noise floor; then its report."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from rectiflow.batch import State, map_state
+from rectiflow.conditions import take
+from rectiflow.diagnostics import straightness, transport_cost
+from rectiflow.domain import DomainSpec
+from rectiflow.drawing import carry, draw_sources, move
+from rectiflow.errors import ConfigError
+from rectiflow.records import (
+    Metric,
+    Reference,
+    Row,
+    append,
+    append_header,
+    flat_metrics,
+    machine_info,
+    read_evaluation,
+    write_metrics,
+)
+from rectiflow.report import write_report
+from rectiflow.runs import lineage
+from rectiflow.solvers.catalogue import solver
+from rectiflow.trained import Trained, open_run
+
+STRAIGHTNESS_SAMPLES = 256
+STRAIGHTNESS_STEPS = 50
+
+
+def run(spec: DomainSpec, config: DictConfig) -> Path:
+    """Measure, print the table, write evaluation.jsonl, metrics.json and report.html, and return the run's folder.
+
+    Raises:
+        ConfigError: a bad run, sampler or count.
+    """
+    samplers = [parse_sampler(text) for text in config.samplers]
+    if config.count < 2 or config.batch < 1:
+        raise ConfigError(f"count={config.count}, batch={config.batch}: count must be at least 2 and batch at least 1")
+    trained = open_run(spec, Path(config.run), config.weights)
+    domain, flow, folder = trained.domain, trained.flow, trained.folder
+    append_header(folder, domain.metrics, machine_info())
+    references = domain.references(config.count, config.seed)
+    for reference in references:
+        append(folder, reference)
+    generator = torch.Generator().manual_seed(config.seed)
+    strip_count, strip_cond = domain.picture_conditions(generator)
+    strip_x0 = draw_sources(domain, flow, strip_cond, strip_count, generator)
+    cond = domain.conditions(config.count, generator)
+    x0 = draw_sources(domain, flow, cond, config.count, generator)
+    settings = {"guidance": config.guidance, "batch": config.batch, "device": trained.device}
+    rows = []
+    for method, steps in samplers:
+        drawn = carry(flow, x0, cond, method=method, steps=steps, **settings)
+        strip = carry(flow, strip_x0, strip_cond, method=method, steps=steps, **settings)
+        picture = Path("samples") / f"strip-{method}-{steps}.png"
+        (folder / "samples").mkdir(exist_ok=True)
+        domain.picture(strip.x, strip_cond).save(folder / picture)
+        row = Row(
+            method=method,
+            steps=steps,
+            nfe=drawn.nfe,
+            guidance=config.guidance,
+            count=config.count,
+            seed=config.seed,
+            metrics=domain.evaluate(drawn.x, cond),
+            seconds_per_sample=drawn.seconds / config.count,
+            command=_command(spec, config, method, steps),
+            strip=str(picture),
+        )
+        append(folder, row)
+        rows.append(row)
+        _progress(row, domain.metrics)
+    _print_table(rows, references, domain.metrics)
+    write_metrics(folder, flat_metrics(read_evaluation(folder)))
+    write_metrics(folder, _geometry(trained, x0, cond, config.guidance))
+    path = report(spec, folder)
+    print(f"figures: {folder / 'metrics.json'}\nreport: {path}")
+    return folder
+
+
+def parse_sampler(text: str) -> tuple[str, int]:
+    """Method and steps of a sampler written method-steps.
+
+    Raises:
+        ConfigError: another form, an unknown method or no steps.
+    """
+    match = re.fullmatch(r"(.+)-(\d+)", text)
+    if match is None or int(match.group(2)) < 1:
+        raise ConfigError(
+            f"sampler {text!r} is not of the form method-steps with at least one step, for example euler-10"
+        )
+    solver(match.group(1))
+    return match.group(1), int(match.group(2))
+
+
+def report(spec: DomainSpec, folder: Path) -> Path:
+    """Write the run's report, together with the runs it was rectified from."""
+    runs = lineage(folder)
+    labels = ["base flow", *("rectified flow" if i == 1 else f"{i}-rectified flow" for i in range(1, len(runs)))]
+    if len(runs) == 1:
+        labels = [folder.name]
+    return write_report(
+        runs,
+        folder / "report.html",
+        title=f"rectiflow · {spec.name} · {folder.name}",
+        summary=spec.summary,
+        labels=labels,
+    )
+
+
+def _command(spec: DomainSpec, config: DictConfig, method: str, steps: int) -> str:
+    extra = "" if config.guidance == 1 else f" guidance={config.guidance:g}"
+    return (
+        f"rectiflow evaluate {spec.name} run={config.run} 'samplers=[{method}-{steps}]' "
+        f"count={config.count} seed={config.seed}{extra}"
+    )
+
+
+def _geometry(trained: Trained, x0: State, cond: dict[str, torch.Tensor], guidance: float) -> dict[str, float]:
+    """Straightness (relative) and transport cost of the flow's own trajectories."""
+    rows = torch.arange(min(STRAIGHTNESS_SAMPLES, len(next(iter(cond.values()))) if cond else STRAIGHTNESS_SAMPLES))
+    few = move(map_state(lambda part: part[rows], x0), trained.device)
+    few_cond = move(take(cond, rows), trained.device)
+    flow = trained.flow
+    bent = straightness(flow, few, steps=STRAIGHTNESS_STEPS, cond=few_cond, guidance=guidance, relative=True)
+    end = carry(flow, few, few_cond, method="euler", steps=STRAIGHTNESS_STEPS, guidance=guidance, device=trained.device)
+    cost = transport_cost(flow.space.flatten(move(few, "cpu")), flow.space.flatten(end.x))
+    return {"straightness": float(bent), "transport_cost": float(cost)}
+
+
+def _progress(row: Row, metrics: list[Metric] | tuple[Metric, ...]) -> None:
+    primary = next((metric for metric in metrics if metric.primary), None)
+    figure = f" {primary.title} {row.metrics[primary.name]:.3g}" if primary and primary.name in row.metrics else ""
+    print(f"{row.method} {row.steps} steps, {row.nfe:g} evaluations:{figure}", flush=True)
+
+
+def _print_table(rows: list[Row], references: list[Reference], metrics: list[Metric] | tuple[Metric, ...]) -> None:
+    table = Table(title=f"n = {rows[0].count}" if rows else None)
+    for column in ("sampler", "NFE", "ms/sample", *(metric.title for metric in metrics)):
+        table.add_column(column, justify="left" if column == "sampler" else "right")
+
+    def cells(values: dict[str, float]) -> list[str]:
+        return [f"{values[metric.name]:.3g}" if metric.name in values else "" for metric in metrics]
+
+    for reference in references:
+        table.add_row(reference.kind, "", "", *cells(reference.metrics), style="dim")
+    for row in rows:
+        table.add_row(row.method, f"{row.nfe:g}", f"{1000 * row.seconds_per_sample:.2f}", *cells(row.metrics))
+    Console().print(table)

@@ -1,0 +1,111 @@
+"""`rectiflow reflow`: pairs from a run, and a new run trained on them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import Progress
+
+from rectiflow.batch import Shape
+from rectiflow.domain import DomainSpec, build
+from rectiflow.errors import ConfigError
+from rectiflow.matching import FlowMatching, FlowTask
+from rectiflow.rectify.generate import generate_pairs
+from rectiflow.rectify.pairs import PairStore
+from rectiflow.runs import create_run
+from rectiflow.solvers.catalogue import solver
+from rectiflow.trained import Trained, new_network, open_run
+from rectiflow.training.loop import fit
+from rectiflow.training.options import TrainingOptions
+from rectiflow.verbs.train import report_end
+
+
+def run(spec: DomainSpec, config: DictConfig) -> Path:
+    """Generate pairs with the teacher, train the student on them, and return its run folder; continues where it stopped.
+
+    Raises:
+        ConfigError: a bad teacher, solver or number.
+    """
+    options = TrainingOptions(**OmegaConf.to_container(config.training))  # type: ignore[arg-type]
+    options.validate()
+    solver(config.method)
+    for name in ("pairs", "steps", "pair_batch"):
+        if config[name] < 1:
+            raise ConfigError(f"{name}={config[name]} is not allowed: it must be an integer of at least 1")
+    teacher = open_run(spec, Path(config.run))
+    folder = Path(config.out) / spec.name / config.name
+    if folder.resolve() == teacher.folder.resolve():
+        raise ConfigError(f"name={config.name} is the teacher's own folder; choose another name=")
+    student_config = _student_config(teacher, config, folder)
+    create_run(folder, student_config)
+    pairs = _pairs(teacher, config, folder / "pairs")
+    domain = build(spec, student_config)
+    network = new_network(domain, options.seed)
+    if not config.fresh:
+        network.load_state_dict(teacher.network.state_dict())
+    method = FlowMatching(
+        times=domain.create(config.times),
+        # Pairs made with guidance hold it already, so the student must not learn an unconditional branch beside it.
+        condition_drop=teacher.config.condition_drop if config.guidance == 1 else 0.0,
+    )
+    task = FlowTask(domain, network, method, student_config.sampling)
+    fitted = fit(task, pairs, options, folder=folder, config=OmegaConf.to_yaml(student_config))
+    report_end(fitted, folder, spec.name)
+    return folder
+
+
+def _student_config(teacher: Trained, config: DictConfig, folder: Path) -> DictConfig:
+    """The teacher's configuration with what reflow changes."""
+    reflow = {key: value for key, value in OmegaConf.to_container(config).items() if key not in ("run", "name", "out")}  # type: ignore[union-attr]
+    student = OmegaConf.merge(
+        teacher.config,
+        {
+            "name": config.name,
+            "out": config.out,
+            "teacher": os.path.relpath(teacher.folder, folder),
+            "times": None,
+            "training": None,
+            "reflow": None,
+        },
+        {"times": config.times, "training": config.training, "reflow": reflow},
+    )
+    return OmegaConf.create(OmegaConf.to_container(student))  # plain, as it will be read back
+
+
+def _pairs(teacher: Trained, config: DictConfig, folder: Path) -> PairStore:
+    domain, flow = teacher.domain, teacher.flow
+    shape = domain.sample_shape(1, {})
+    with _alone(folder.parent), Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(f"{config.pairs} pairs ({config.method}, {config.steps} steps)", total=config.pairs)
+        return generate_pairs(
+            flow,
+            folder,
+            count=config.pairs,
+            shape=_per_sample(shape),
+            conditions=domain.conditions,
+            batch=config.pair_batch,
+            steps=config.steps,
+            method=config.method,
+            guidance=config.guidance,
+            seed=config.seed,
+            device=teacher.device,
+            progress=lambda done: progress.update(bar, completed=done),
+        )
+
+
+def _per_sample(shape: Shape) -> Shape:
+    return {name: part[1:] for name, part in shape.items()} if isinstance(shape, dict) else shape[1:]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time: under torchrun the first makes the pairs and the others find them made."""
+    with (folder / ".pairs.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

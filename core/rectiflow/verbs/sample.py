@@ -1,0 +1,56 @@
+"""`rectiflow sample`: artefacts that a person opens, from a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from rectiflow.domain import DomainSpec
+from rectiflow.drawing import carry, draw_sources
+from rectiflow.errors import ConfigError, StorageError
+from rectiflow.trained import open_run
+
+
+def run(spec: DomainSpec, config: DictConfig) -> Path:
+    """Draw samples, write one artefact each and one picture of them all, and return their folder.
+
+    Raises:
+        ConfigError: a bad run, count, solver or condition.
+        StorageError: the folder cannot be written.
+    """
+    for name in ("count", "batch", "steps"):
+        if config[name] < 1:
+            raise ConfigError(f"{name}={config[name]} is not allowed: it must be an integer of at least 1")
+    trained = open_run(spec, Path(config.run), config.weights)
+    generator = torch.Generator().manual_seed(config.seed)
+    request = {key: value for key, value in config.cond.items() if value is not None}
+    cond = trained.domain.conditions(config.count, generator, **request)
+    drawn = carry(
+        trained.flow,
+        draw_sources(trained.domain, trained.flow, cond, config.count, generator),
+        cond,
+        method=config.method,
+        steps=config.steps,
+        shift=config.shift,
+        guidance=config.guidance,
+        batch=config.batch,
+        device=trained.device,
+    )
+    folder = (
+        Path(config.out)
+        if config.out
+        else trained.folder / "samples" / f"{config.method}-{config.steps}-seed{config.seed}"
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = trained.domain.save(drawn.x, cond, folder)
+        trained.domain.picture(drawn.x, cond).save(folder / "all.png")
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written: {error.strerror or error}; choose another out=") from error
+    each = 1000 * drawn.seconds / config.count
+    print(
+        f"{len(files)} samples, {drawn.nfe} evaluations each, {each:.2f} ms a sample: {folder} (all together: {folder / 'all.png'})"
+    )
+    return folder
