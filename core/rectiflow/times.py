@@ -47,7 +47,7 @@ class LogitNormal(TimeLaw):
     uniform: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.std <= 0:
+        if not self.std > 0:
             raise ConfigError(f"LogitNormal std is {self.std}; allowed: a number above 0")
         if not 0 <= self.uniform <= 1:
             raise ConfigError(f"LogitNormal uniform share is {self.uniform}; allowed: 0 to 1")
@@ -73,7 +73,7 @@ class UShaped(TimeLaw):
     sharpness: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.sharpness <= 0:
+        if not self.sharpness > 0:
             raise ConfigError(f"UShaped sharpness is {self.sharpness}; allowed: a number above 0 (0 would be Uniform)")
 
     def sample(
@@ -117,7 +117,7 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
     Raises:
         ConfigError: shift is not positive.
     """
-    if shift <= 0:
+    if not shift > 0:
         raise ConfigError(f"time shift is {shift}; allowed: a number above 0 (1 leaves times as they are)")
     return t / (
         t + shift * (1 - t)
@@ -147,8 +147,9 @@ def check_grid(times: Tensor) -> list[float]:
     if times.ndim != 1 or times.numel() < 2:
         raise ConfigError(f"times has shape {tuple(times.shape)}; allowed: one axis with at least two entries")
     grid = [float(value) for value in times.detach().to("cpu", torch.float64).tolist()]
-    if not all(0 <= value <= 1 for value in grid):
-        raise ConfigError(f"times run from {min(grid):g} to {max(grid):g}; allowed: 0 to 1")
+    for value in grid:
+        if not 0 <= value <= 1:
+            raise ConfigError(f"times hold {value:g}; allowed: 0 to 1")
     forward = grid[-1] > grid[0]
     for earlier, later in itertools.pairwise(grid):
         if (later > earlier) is not forward or later == earlier:
