@@ -254,7 +254,7 @@ def _embed(folder: Path, name: str | None, side: int) -> str | None:
             picture = image if image.mode in ("L", "RGB") else image.convert("RGBA" if "A" in image.mode else "RGB")
             picture = _resize(picture, side)
             stream = io.BytesIO()
-            picture.save(stream, format="PNG", optimize=True)
+            picture.save(stream, format="PNG")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         return None  # Pillow reports a damaged file as any of these
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
@@ -265,5 +265,5 @@ def _resize(picture: Image.Image, side: int) -> Image.Image:
     if longest > side:
         size = (max(1, picture.width * side // longest), max(1, picture.height * side // longest))
         return picture.resize(size, Image.Resampling.BOX)
-    factor = min(math.ceil(PICTURE_WIDTH / picture.width), side // longest)
+    factor = max(1, min(PICTURE_WIDTH // picture.width, side // longest))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
