@@ -5,6 +5,7 @@ python tiny.py FOLDER '{"steps": 30, ...}' [SECONDS_PER_STEP]
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -71,10 +72,13 @@ def small_options(**changes: Any) -> TrainingOptions:
 
 def main(folder: str, settings: str, pause: str = "0") -> int:
     try:
-        fit(TinyTask(float(pause)), TinyData(), small_options(**json.loads(settings)), folder=Path(folder))
+        fitted = fit(TinyTask(float(pause)), TinyData(), small_options(**json.loads(settings)), folder=Path(folder))
     except RectiflowError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    weights = b"".join(value.numpy().tobytes() for value in fitted.network.state_dict().values())
+    average = b"".join(value.numpy().tobytes() for value in fitted.ema.values())
+    (Path(folder) / f"rank-{fitted.rank}").write_text(hashlib.sha256(weights + average).hexdigest())
     return 0
 
 
