@@ -135,11 +135,11 @@ class UNet(nn.Module):
         condition = 4 * width
         widths = [width * multiplier for multiplier in multipliers]
 
-        def stage(inputs: int, level: int, resample: Resample = "none") -> Stage:
+        def stage(inputs: int, level: int, resample: Resample = "none", attends: bool = True) -> Stage:
             block = ResidualBlock(
                 inputs, widths[level], condition, resample=resample, dropout=dropout, generator=generator
             )
-            if resample != "none" or level not in attending:
+            if not attends or resample != "none" or level not in attending:
                 return Stage(block)
             return Stage(block, AttentionBlock(widths[level], head_width=head_width, generator=generator))
 
@@ -155,7 +155,7 @@ class UNet(nn.Module):
                 self.encoder.append(stage(skips[-1], level))
                 skips.append(outputs)
         coarsest = len(widths) - 1
-        self.middle = nn.ModuleList([stage(widths[-1], coarsest), stage(widths[-1], coarsest)])
+        self.middle = nn.ModuleList([stage(widths[-1], coarsest), stage(widths[-1], coarsest, attends=False)])
         self.decoder = nn.ModuleList()
         self.takes_skip: list[bool] = []
         for level in range(coarsest, -1, -1):

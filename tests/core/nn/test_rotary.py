@@ -84,6 +84,8 @@ def test_yarn_slows_what_turns_less_than_once_over_the_trained_length() -> None:
     turns = length * plain / (2 * math.pi)
     torch.testing.assert_close(slowing[turns > 32], torch.ones(3))
     torch.testing.assert_close(slowing[turns < 0.5], torch.full((1,), 1 / scale))
+    # The 32-turn and the one-turn pair lie at 2.6 and 5.6, widened to 2 and 6: pair 4 is half slowed.
+    assert slowing[4].item() == pytest.approx((1 + 1 / scale) / 2)
     assert (slowing.diff() <= 1e-12).all()
 
 

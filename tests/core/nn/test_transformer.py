@@ -53,6 +53,18 @@ def test_block_follows_its_equations(generator: torch.Generator) -> None:
     torch.testing.assert_close(block(x, torch.zeros(1, 8)), expected)
 
 
+def test_output_layer_follows_its_equation(generator: torch.Generator) -> None:
+    layer = _perturbed(AdaptiveOutput(8, 3, generator=generator))
+    shift, scale = torch.randn(2, 8, generator=generator)
+    with torch.no_grad():
+        layer.modulation.weight.zero_()
+        layer.modulation.bias.copy_(torch.cat([shift, scale]))
+    x = torch.randn(1, 5, 8, generator=generator)
+    normalised = nn.LayerNorm(8, eps=1e-6, elementwise_affine=False)(x)
+    expected = F.linear(normalised * (1 + scale) + shift, layer.output.weight, layer.output.bias)
+    torch.testing.assert_close(layer(x, torch.zeros(1, 8)), expected)
+
+
 def test_attention_agrees_with_torch_multihead(generator: torch.Generator) -> None:
     ours = _perturbed(Attention(12, 3, qk_norm=False, generator=generator))
     theirs = nn.MultiheadAttention(12, 3, batch_first=True)
