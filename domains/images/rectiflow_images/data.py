@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import logging
 import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -17,6 +19,9 @@ from torch import Tensor
 
 from rectiflow.cache import cache_folder
 from rectiflow.errors import ConfigError, DataError, MissingDependency
+from rectiflow_images.reading import SUFFIXES, read_image
+
+_log = logging.getLogger(__name__)
 
 DIGITS = tuple(str(digit) for digit in range(10))
 GARMENTS = (
@@ -197,6 +202,69 @@ def emoji(style: str = "google") -> Split:
     concept_of_image = torch.from_numpy(concepts).long()
     aside = torch.isin(concept_of_image, concept_of_image[chosen])
     return data.select(torch.nonzero(~aside).flatten()), data.select(torch.nonzero(aside).flatten())
+
+
+def image_folder(path: Path, size: int, channels: int, on_error: Literal["raise", "skip"] = "raise") -> Split:
+    """Return the images below `path`, one class a sub-folder, resized to `size`; a fifth of each class held out.
+
+    channels: 1 or 3. A class of a single image keeps it for training. on_error="skip" leaves unreadable files out and
+    says which, unless they are more than 1 % of all.
+
+    Raises:
+        ConfigError: channels, size or on_error that are not allowed.
+        DataError: no such folder, no sub-folders, a sub-folder without images, an unreadable image (or too many of
+            them), or no class with two images.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ConfigError(f"on_error is {on_error!r}; it must be 'raise' or 'skip': set data.on_error to one of them")
+    files = _files_by_class(Path(path))
+    images: list[Tensor] = []
+    labels: list[int] = []
+    skipped: list[str] = []
+    for label, members in enumerate(files.values()):
+        for file in members:
+            try:
+                images.append(read_image(file, size, channels))
+                labels.append(label)
+            except DataError as error:
+                if on_error == "raise":
+                    raise
+                skipped.append(str(error))
+    total = len(images) + len(skipped)
+    if len(skipped) > total / 100:
+        raise DataError(
+            f"{len(skipped)} of {total} images below {path} cannot be read, the first: {skipped[0]}; "
+            "at most 1 % may be skipped: repair the folder"
+        )
+    if skipped:
+        _log.warning("skipped %d of %d images below %s: %s", len(skipped), total, path, "; ".join(skipped))
+    classes = torch.tensor(labels)
+    if int(torch.bincount(classes).max()) < 2:
+        raise DataError(f"no sub-folder of {path} has two images; one is trained on, one held out: add images")
+    data = ImageData(torch.stack(images), classes, tuple(files))
+    return split(data, classes, max(1, len(data) // 5))
+
+
+def _files_by_class(path: Path) -> dict[str, list[Path]]:
+    if not path.is_dir():
+        raise DataError(f"{path} is not a folder; it must hold one sub-folder of images a class: check data.path")
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not folders:
+        raise DataError(
+            f"{path} has no sub-folders; it must hold one sub-folder of images a class: "
+            "move the images into one (a single class is allowed)"
+        )
+    files = {
+        folder.name: sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix.lower() in SUFFIXES)
+        for folder in folders
+    }
+    for name, members in files.items():
+        if not members:
+            raise DataError(
+                f"{path / name} has no images; each class needs at least one {', '.join(SUFFIXES)}: "
+                "add images or delete the folder"
+            )
+    return files
 
 
 def _fetched(name: str) -> Path:
