@@ -54,13 +54,15 @@ def restore_global_states(states: dict[str, Any], device: torch.device) -> None:
 
 @contextmanager
 def isolated_global_states(device: torch.device, seed: int | None = None) -> Iterator[None]:
-    """Give the global generators back, on leaving, as they were on entering; with `seed`, torch's starts from it.
+    """Give the global generators back, on leaving, as they were on entering; with `seed`, they start from it.
 
-    Dropout can draw from no other generator, so a run that is to repeat bit for bit has to seed this one.
+    Dropout can draw from no other generator, so a run that is to repeat bit for bit has to seed the global one.
     """
     states = global_states(device)
     if seed is not None:
         torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        random.seed(seed)
     try:
         yield
     finally:

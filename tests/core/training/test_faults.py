@@ -30,7 +30,8 @@ def command(folder: Path, pause: float = 0.0, **changes: Any) -> list[str]:
 
 
 def finish(folder: Path, launcher: list[str] | None = None, **changes: Any) -> None:
-    done = subprocess.run([*(launcher or [sys.executable]), *command(folder, **changes)], env=QUIET, capture_output=True, text=True, check=False, timeout=120)  # fmt: skip
+    line = [*(launcher or [sys.executable]), *command(folder, **changes)]
+    done = subprocess.run(line, env=QUIET, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
@@ -92,7 +93,7 @@ def logged(folder: Path) -> list[tuple[int, float]]:
 @pytest.mark.fault
 def test_killed_at_random_moments_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     finish(tmp_path / "straight")
-    dice = random.Random(0)
+    dice = random.Random(0)  # noqa: S311
     folder = tmp_path / "killed"
     reached = 0
     while reached < 30:
@@ -132,7 +133,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_while_writing_large_checkpoints(tmp_path: Path, workers: int) -> None:
     """A checkpoint every step, killed at a random time: mostly in the middle of a write."""
-    dice = random.Random(workers)
+    dice = random.Random(workers)  # noqa: S311
     for _ in range(4):
         line = [sys.executable, *command(tmp_path, pause=0.0, steps=4000, checkpoint_every=1, workers=workers)]
         with subprocess.Popen(line, env=QUIET, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
