@@ -53,7 +53,34 @@ def test_shapes(
 
 def test_default_network_is_small(generator: torch.Generator) -> None:
     count = sum(parameter.numel() for parameter in UNet(1, 8, 10, generator=generator).parameters())
-    assert 600_000 < count < 1_000_000
+    assert 600_000 < count < 700_000
+
+
+@pytest.mark.parametrize(("attention", "blocks"), [(None, 1), ((), 0), ((4,), 5), ((4, 8), 9)])
+def test_attention_at_the_listed_resolutions(
+    attention: tuple[int, ...] | None, blocks: int, generator: torch.Generator
+) -> None:
+    """Two blocks a level and way give four attending stages a level, and the coarsest brings the middle along."""
+    network = UNet(1, 8, attention=attention, blocks=2, generator=generator)
+    assert sum(isinstance(module, AttentionBlock) for module in network.modules()) == blocks
+
+
+def test_skips_carry_every_encoder_block(generator: torch.Generator) -> None:
+    """The blocks on the way up read those on the way down, last one first."""
+    network = _perturbed(UNet(1, 8, blocks=2, width=8, head_width=8, generator=generator))
+    x, t, _ = _inputs(1, 8, 8, 1)
+    seen: list[Tensor] = []
+    read: list[Tensor] = []
+    for stage, joins in zip(network.encoder, network.joins, strict=True):
+        if joins:
+            stage.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    for stage in network.decoder:
+        stage.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    network(x, t)
+    joined = [values for values, joins in zip(read, network.joins, strict=True) if joins]
+    assert len(seen) == len(joined) == 4
+    for left, taken in zip(reversed(seen), joined, strict=True):
+        assert torch.equal(taken[:, taken.shape[1] // 2 :], left)
 
 
 def test_gradients_reach_every_parameter(generator: torch.Generator) -> None:
