@@ -74,11 +74,13 @@ class Domain(ABC):
     `dataset` is called.
     """
 
-    metrics: Sequence[Metric]
-    """How the figures of `evaluate` are to be read; the first primary one is the headline."""
-
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @property
+    @abstractmethod
+    def metrics(self) -> Sequence[Metric]:
+        """How the figures of `evaluate` are to be read; the first primary one is the headline."""
 
     @abstractmethod
     def dataset(self, split: str) -> Dataset:

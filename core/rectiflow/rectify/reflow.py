@@ -14,7 +14,7 @@ from rectiflow.batch import Batch
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.matching import FlowMatching
-from rectiflow.times import TimeLaw
+from rectiflow.times import TimeLaw, Uniform
 from rectiflow.training.loop import fit
 from rectiflow.training.options import TrainingOptions
 

@@ -27,7 +27,8 @@ def run() -> bool:
     print(f"devices: {', '.join(_devices())}")
     _disk("cache", cache_folder())
     _disk("here", Path.cwd())
-    return all([_domain(name) for name in installed()])
+    findings = [_domain(name) for name in installed()]  # a list: every domain is looked at, also after a missing one
+    return all(findings)
 
 
 def _version(package: str) -> str:

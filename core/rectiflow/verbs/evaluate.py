@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -34,6 +35,7 @@ from rectiflow.trained import Trained, open_run
 
 STRAIGHTNESS_SAMPLES = 256
 STRAIGHTNESS_STEPS = 50
+TABLE_WIDTH = 150
 
 
 def run(spec: DomainSpec, config: DictConfig) -> Path:
@@ -137,16 +139,16 @@ def _geometry(trained: Trained, x0: State, cond: dict[str, torch.Tensor], guidan
     return {"straightness": float(bent), "transport_cost": float(cost)}
 
 
-def _progress(row: Row, metrics: list[Metric] | tuple[Metric, ...]) -> None:
+def _progress(row: Row, metrics: Sequence[Metric]) -> None:
     primary = next((metric for metric in metrics if metric.primary), None)
     figure = f" {primary.title} {row.metrics[primary.name]:.3g}" if primary and primary.name in row.metrics else ""
     print(f"{row.method} {row.steps} steps, {row.nfe:g} evaluations:{figure}", flush=True)
 
 
-def _print_table(rows: list[Row], references: list[Reference], metrics: list[Metric] | tuple[Metric, ...]) -> None:
-    table = Table(title=f"n = {rows[0].count}" if rows else None)
+def _print_table(rows: list[Row], references: list[Reference], metrics: Sequence[Metric]) -> None:
+    table = Table(title=f"n = {rows[0].count}", box=None, padding=(0, 1))
     for column in ("sampler", "NFE", "ms/sample", *(metric.title for metric in metrics)):
-        table.add_column(column, justify="left" if column == "sampler" else "right")
+        table.add_column(column, justify="left" if column == "sampler" else "right", no_wrap=True)
 
     def cells(values: dict[str, float]) -> list[str]:
         return [f"{values[metric.name]:.3g}" if metric.name in values else "" for metric in metrics]
@@ -155,4 +157,6 @@ def _print_table(rows: list[Row], references: list[Reference], metrics: list[Met
         table.add_row(reference.kind, "", "", *cells(reference.metrics), style="dim")
     for row in rows:
         table.add_row(row.method, f"{row.nfe:g}", f"{1000 * row.seconds_per_sample:.2f}", *cells(row.metrics))
-    Console().print(table)
+    console = Console()
+    # A pipe or a narrow window gets long lines rather than figures cut to a digit.
+    (console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)).print(table)

@@ -17,8 +17,18 @@ from rectiflow.batch import Batch, Cond, Shape, State
 from rectiflow.domain import Domain
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
+from rectiflow.records import Metric, Reference
+from rectiflow_images.classifier import trained
 from rectiflow_images.data import ImageData
+from rectiflow_images.features import EfficientNetLite0
+from rectiflow_images.metrics import FeatureNet, class_gaussian, evaluate_images, floors
 
+CLASSIFIER_NAMES = {
+    "rectiflow_images.data.digits": "digitsnet",
+    "rectiflow_images.data.mnist_subset": "mnistnet",
+    "rectiflow_images.data.mnist": "mnistnet",
+    "rectiflow_images.data.fashion_mnist": "fashionnet",
+}
 STRIP_COLUMNS = 10
 TILE = 48
 GAP = 4
@@ -123,6 +133,59 @@ class Images(Domain):
             enlarged = image.repeat(factor, 0).repeat(factor, 1)
             canvas[top : top + height * factor, left : left + width * factor] = enlarged
         return _image(canvas)
+
+    @cached_property
+    def feature_net(self) -> FeatureNet:
+        """What the figures are computed on: EfficientNet-Lite0 for colour, else a classifier trained on the training images.
+
+        Raises:
+            ConfigError: grey images without two classes, for which neither exists.
+        """
+        train = self.splits[0]
+        if train.images.shape[1] == 3 and train.images.shape[-1] >= 32:
+            return EfficientNetLite0()
+        if len(self.classes) < 2:
+            raise ConfigError(
+                "grey images of one class have no network to be judged by; give the folder two sub-folders or more"
+            )
+        return trained(CLASSIFIER_NAMES.get(self.config.data["_target_"], "datanet"), train)
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """Frechet distance first; the network's name is part of each name."""
+        net = self.feature_net.name
+        listed = [
+            Metric(f"fd_{net}", f"FD ({net})", "lower", primary=True),
+            Metric(f"kid_{net}", "KID", "lower"),
+            Metric("sw2_pixels", "SW2 (pixels)", "lower"),
+            Metric(f"precision_{net}", "precision", "higher"),
+            Metric(f"recall_{net}", "recall", "higher"),
+            Metric(f"density_{net}", "density", "higher"),
+            Metric(f"coverage_{net}", "coverage", "higher"),
+            Metric(f"accuracy_{net}", "accuracy", "higher"),
+            Metric(f"diversity_{net}", "diversity", "one"),
+            Metric("memorisation", "memorisation", "one"),
+        ]
+        return listed
+
+    def evaluate(self, x: State, cond: Cond) -> dict[str, float]:
+        """Figures of samples against the training images; values outside [-1, 1] are clipped, as in a picture."""
+        train, validation = self.splits
+        return evaluate_images(_tensor(x).clamp(-1, 1), cond.get("label"), train, validation, self.feature_net)
+
+    def references(self, count: int, seed: int) -> list[Reference]:
+        """Held-out real images as the floor, and a Gaussian a class as the baseline."""
+        train, validation = self.splits
+        floor = floors(train, validation, self.feature_net, count)
+        found = [Reference("floor", floor.description, floor.count, floor.values)]
+        if self.classes:
+            generator = torch.Generator().manual_seed(seed)
+            labels = self.conditions(count, generator)["label"]
+            values = evaluate_images(
+                class_gaussian(train, labels, generator), labels, train, validation, self.feature_net
+            )
+            found.append(Reference("baseline", "a Gaussian fitted to the pixels of each class", count, values))
+        return found
 
     def _class_index(self, name: Any) -> int:
         if isinstance(name, int) and not isinstance(name, bool) and 0 <= name < len(self.classes):

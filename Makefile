@@ -1,0 +1,51 @@
+# Every target sets up what it needs in .venv; a second call starts at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+
+.PHONY: demo test test-slow check bench clean help
+
+help:
+	@echo "make demo       train, rectify and evaluate a digit generator; ends with report.html"
+	@echo "make test       the fast tests"
+	@echo "make test-slow  training to a quality bar, faults, several processes"
+	@echo "make check      ruff, mypy, import-linter"
+	@echo "make bench      benchmarks"
+
+demo: $(VENV)/.images
+	$(BIN)/rectiflow demo images
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "slow or fault or distributed"
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.images
+	$(BIN)/python benchmarks/solver_overhead.py
+
+# A stamp is newer than what it was installed from; dev includes images, so either order installs each package once.
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(0 if ok else "rectiflow needs Python 3.11 to 3.13; this is " + sys.version.split()[0] + "; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.images: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "installing into $(VENV): about 3 GB of downloads the first time"
+	$(PIP) -e ".[images]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "installing into $(VENV): about 3 GB of downloads the first time"
+	$(PIP) -e ".[images,dev]"
+	touch $@ $(VENV)/.images
+
+clean:
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
