@@ -276,9 +276,7 @@ def test_unknown_names_are_refused() -> None:
 def test_one_generator_rules_all_randomness_and_no_global_one_is_touched() -> None:
     def all_calls(seed: int) -> Tensor:
         generator = seeded(seed)
-        flow = Flow(
-            lambda x, t, label, self_condition: x * t[:, None], null={"label": -1}, self_conditioning=True
-        )
+        flow = Flow(lambda x, t, label, self_condition: x * t[:, None], null={"label": -1}, self_conditioning=True)
         losses = [
             flow.loss(
                 gaussian_data(16),

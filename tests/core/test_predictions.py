@@ -24,7 +24,9 @@ PATHS = [Linear(), Trigonometric()]
 NAMES: tuple[Prediction, ...] = ("velocity", "data", "noise", "score")
 
 
-def pair(path: Interpolant, t: Tensor, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, dict]:
+def pair(
+    path: Interpolant, t: Tensor, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, dict[str, Tensor]]:
     """A state on the path and the four true quantities there, made from x0 and x1 with nothing but the definition."""
     g = torch.Generator().manual_seed(seed)
     x0 = torch.randn(len(t), 2, 3, generator=g, dtype=torch.float64)
@@ -74,9 +76,7 @@ def test_round_trip(path: Interpolant, t: float, seed: int, kind: Prediction) ->
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_no_conversion_is_nan_or_infinite_at_the_ends(
-    path: Interpolant, kind: Prediction, dtype: torch.dtype
-) -> None:
+def test_no_conversion_is_nan_or_infinite_at_the_ends(path: Interpolant, kind: Prediction, dtype: torch.dtype) -> None:
     t = torch.tensor([0.0, 1.0], dtype=dtype)
     x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0), dtype=dtype)
     value = torch.ones_like(x)

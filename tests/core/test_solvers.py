@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -52,7 +53,7 @@ def rf_solver_step(f: Rate, x: float, t: float, h: float) -> float:
 
 
 def walk(step: Callable[[Rate, float, float, float], float], x: float, grid: list[float]) -> float:
-    for t, t_next in zip(grid[:-1], grid[1:], strict=True):
+    for t, t_next in itertools.pairwise(grid):
         x = step(lambda y, s: math.sin(3 * y) + s * s * y - 0.4, x, t, t_next - t)
     return x
 
@@ -101,9 +102,7 @@ def test_the_catalogue_holds_what_is_tested_and_suggests_the_nearest_name() -> N
 
 def gaussian(path: Linear | Trigonometric) -> GaussianFlow:
     rotation = torch.tensor([[0.8, -0.6], [0.6, 0.8]])
-    return GaussianFlow(
-        torch.tensor([1.0, -2.0]), rotation @ torch.diag(torch.tensor([0.25, 4.0])) @ rotation.mT, path
-    )
+    return GaussianFlow(torch.tensor([1.0, -2.0]), rotation @ torch.diag(torch.tensor([0.25, 4.0])) @ rotation.mT, path)
 
 
 def mixture() -> MixtureFlow:
@@ -136,10 +135,10 @@ def test_order_on_a_gaussian_along_the_trigonometric_path(method: str) -> None:
 
 @pytest.fixture(scope="module")
 def mixture_ends() -> Tensor:
-    """Ends of 32 mixture trajectories to about 1e-11, by a solver whose steps are checked above."""
+    """Ends of 32 mixture trajectories to about 1e-10, by a solver whose steps are checked above."""
     previous = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    end: Tensor = integrate(mixture().flow(), sources(32), steps=1280, method="rk4").x
+    end: Tensor = integrate(mixture().flow(), sources(32), steps=640, method="rk4").x
     torch.set_default_dtype(previous)
     return end
 
@@ -147,7 +146,8 @@ def mixture_ends() -> Tensor:
 @pytest.mark.parametrize("method", sorted(ORDERS))
 def test_order_on_a_mixture_along_the_linear_path(method: str, mixture_ends: Tensor) -> None:
     low, high = ORDERS[method]
-    assert low <= observed_order(mixture().flow(), sources(32), mixture_ends, method, 160) <= high
+    steps = 80 if method == "rk4" else 160  # the reference must stay far more accurate than what it judges
+    assert low <= observed_order(mixture().flow(), sources(32), mixture_ends, method, steps) <= high
 
 
 def test_midpoint_gains_an_order_on_a_gaussian_along_the_linear_path() -> None:

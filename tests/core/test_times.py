@@ -76,7 +76,9 @@ def test_which_side_each_law_prefers() -> None:
     assert float(towards_data.median()) == pytest.approx(1 / (1 + math.exp(-1)), abs=0.01)
 
 
-@pytest.mark.parametrize("law", [Uniform(), LogitNormal(uniform=0.3), UShaped(9.0), Mode(2 / (math.pi - 2)), Mode(-1.0)])
+@pytest.mark.parametrize(
+    "law", [Uniform(), LogitNormal(uniform=0.3), UShaped(9.0), Mode(2 / (math.pi - 2)), Mode(-1.0)]
+)
 def test_float32_draws_stay_inside_and_follow_the_generator(law: TimeLaw) -> None:
     torch.set_default_dtype(torch.float32)
     first, again = (law.sample(COUNT, torch.Generator().manual_seed(5)) for _ in range(2))
