@@ -14,10 +14,10 @@ Shape = tuple[int, ...] | dict[str, tuple[int, ...]]
 Cond = dict[str, Tensor]
 
 
-def map_state(function: Callable[..., Tensor], state: State, *others: State) -> State:
+def map_state(function: Callable[..., Tensor], state: Any, *others: Any) -> Any:
     """Apply a function to a state, or component by component to states of a product space."""
     if isinstance(state, dict):
-        return {name: function(part, *(other[name] for other in others)) for name, part in state.items()}  # type: ignore[call-overload]
+        return {name: function(part, *(other[name] for other in others)) for name, part in state.items()}
     return function(state, *others)
 
 

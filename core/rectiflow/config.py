@@ -55,7 +55,7 @@ def compose_verb(settings: type, base: Mapping[str, Any], overrides: list[str]) 
         if option not in CORE_GROUPS[group]:
             raise ConfigError(f"{group}={option} is unknown; allowed: {', '.join(CORE_GROUPS[group])}")
     try:
-        node = OmegaConf.merge(
+        node: Any = OmegaConf.merge(
             OmegaConf.structured(settings), {key: value for key, value in base.items() if key not in choices}
         )
         for group, option in choices.items():
@@ -162,7 +162,7 @@ def instantiate(node: Any, allowed_packages: Iterable[str], **arguments: Any) ->
     Raises:
         ConfigError: a target outside the allow-list (nothing is imported then), or a constructor that refuses its values.
     """
-    plain = OmegaConf.to_container(node, resolve=False) if isinstance(node, (DictConfig, ListConfig)) else node
+    plain: Any = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else node
     prefixes = (f"{CORE_PACKAGE}.", *(f"{package}." for package in allowed_packages), *ALLOWED_TORCH)
     return _build({**plain, **arguments}, prefixes)
 

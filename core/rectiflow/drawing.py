@@ -61,7 +61,7 @@ def carry(
     """
     count = batch_size(x0)
     chunks, nfe, started = [], 0, time.perf_counter()
-    for rows in torch.arange(count).split(batch):
+    for rows in torch.split(torch.arange(count), batch):
         solution = integrate(
             flow,
             move(map_state(lambda part, rows=rows: part[rows], x0), device),

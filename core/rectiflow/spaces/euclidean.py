@@ -31,7 +31,8 @@ class Euclidean(Space):
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         """Euclidean norm (B,) of the difference over all other axes."""
-        return torch.linalg.vector_norm((x - y).flatten(1), dim=1)
+        norm: Tensor = torch.linalg.vector_norm((x - y).flatten(1), dim=1)
+        return norm
 
     def sample_prior(
         self,

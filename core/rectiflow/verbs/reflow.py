@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -39,7 +40,7 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
         if config[name] < 1:
             raise ConfigError(f"{name}={config[name]} is not allowed: it must be an integer of at least 1")
     teacher = open_run(spec, Path(config.run))
-    folder = Path(config.out) / spec.name / config.name
+    folder = Path(str(config.out), spec.name, str(config.name))
     if folder.resolve() == teacher.folder.resolve():
         raise ConfigError(f"name={config.name} is the teacher's own folder; choose another name=")
     student_config = _student_config(teacher, config, folder)
@@ -62,7 +63,8 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
 
 def _student_config(teacher: Trained, config: DictConfig, folder: Path) -> DictConfig:
     """The teacher's configuration with what reflow changes."""
-    reflow = {key: value for key, value in OmegaConf.to_container(config).items() if key not in ("run", "name", "out")}  # type: ignore[union-attr]
+    plain: Any = OmegaConf.to_container(config)
+    reflow = {key: value for key, value in plain.items() if key not in ("run", "name", "out")}
     student = OmegaConf.merge(
         teacher.config,
         {
@@ -75,7 +77,8 @@ def _student_config(teacher: Trained, config: DictConfig, folder: Path) -> DictC
         },
         {"times": config.times, "training": config.training, "reflow": reflow},
     )
-    return OmegaConf.create(OmegaConf.to_container(student))  # plain, as it will be read back
+    written: Any = OmegaConf.to_container(student)  # plain, as it will be read back
+    return DictConfig(written)
 
 
 def _pairs(teacher: Trained, config: DictConfig, folder: Path) -> PairStore:

@@ -29,7 +29,7 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
         condition_drop=config.condition_drop,
         weight=config.weight,
     )
-    folder = Path(config.out) / spec.name / config.name
+    folder = Path(str(config.out), spec.name, str(config.name))
     if config.stage == "flow":
         dataset = domain.dataset("train")
         network = new_network(domain, options.seed)

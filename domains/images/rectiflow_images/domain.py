@@ -84,7 +84,8 @@ class Images(Domain):
 
     def conditions(self, count: int, generator: torch.Generator, **request: Any) -> Cond:
         """Labels (count,) in the data's proportions and random order, or those of `label`, repeated in turn."""
-        if not self.classes:
+        labels = self.splits[0].labels
+        if labels is None:
             if request:
                 raise ConfigError(f"cond.{next(iter(request))} was given, but these data have no classes; leave it out")
             return {}
@@ -93,7 +94,6 @@ class Images(Domain):
             return {
                 "label": torch.tensor([self._class_index(name) for name in wanted])[torch.arange(count) % len(wanted)]
             }
-        labels = self.splits[0].labels
         shares = torch.bincount(labels, minlength=len(self.classes)).double().cumsum(0) / len(labels)
         # Systematic sampling: every class gets its share to within one, whatever the seed.
         positions = (torch.arange(count) + torch.rand((), generator=generator).double()) / count
