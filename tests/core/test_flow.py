@@ -268,7 +268,7 @@ def test_the_score_is_refused_where_it_is_not_defined() -> None:
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ConfigError, match="'flow'"):
-        Flow(zero, predicts="flow")  # type: ignore[arg-type]
+        Flow(zero, predicts="flow")
     with pytest.raises(ConfigError, match=r"'velocty'.*plain, velocity"):
         Flow(zero).loss(torch.zeros(2, 1), weight="velocty", generator=seeded())
 
@@ -296,11 +296,11 @@ def test_one_generator_rules_all_randomness_and_no_global_one_is_touched() -> No
     assert torch.equal(first, again)
     assert not bool((first == other).any())
     assert torch.equal(torch.get_rng_state(), torch_state)
-    assert np.array_equal(np.random.get_state()[1], numpy_state[1])  # type: ignore[index]  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], numpy_state[1])  # noqa: NPY002
     assert random.getstate() == python_state
 
 
 def test_float32_data_gives_a_float32_draw() -> None:
     x1 = torch.randn(4, 2, generator=seeded(), dtype=torch.float32)
     draw = Flow(zero).draw(x1, generator=seeded())
-    assert {value.dtype for value in (draw.x0, draw.xt, draw.t, draw.target)} == {torch.float32}  # type: ignore[union-attr]
+    assert {value.dtype for value in (draw.x0, draw.xt, draw.t, draw.target)} == {torch.float32}

@@ -253,7 +253,7 @@ def test_sample_is_integrate_from_the_source_and_depends_on_the_generator_alone(
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), torch_state)
-    assert np.array_equal(np.random.get_state()[1], numpy_state[1])  # type: ignore[index]  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], numpy_state[1])  # noqa: NPY002
     assert random.getstate() == python_state
 
 
