@@ -1,6 +1,6 @@
 """A network of a few hundred weights and data to train it on; run as a script it is the process that faults are tried on.
 
-python tiny.py FOLDER '{"steps": 30, ...}' [SECONDS_PER_STEP]
+python tiny.py FOLDER '{"steps": 30, ...}' [SECONDS_PER_STEP [INDEX_OF_A_NAN]]
 """
 
 from __future__ import annotations
@@ -70,9 +70,12 @@ def small_options(**changes: Any) -> TrainingOptions:
     return TrainingOptions(**(settings | changes))
 
 
-def main(folder: str, settings: str, pause: str = "0") -> int:
+def main(folder: str, settings: str, pause: str = "0", poisoned: str = "-1") -> int:
+    data = TinyData()
+    if int(poisoned) >= 0:
+        data.points[int(poisoned)] = float("nan")
     try:
-        fitted = fit(TinyTask(float(pause)), TinyData(), small_options(**json.loads(settings)), folder=Path(folder))
+        fitted = fit(TinyTask(float(pause)), data, small_options(**json.loads(settings)), folder=Path(folder))
     except RectiflowError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
