@@ -117,6 +117,16 @@ def test_other_sizes_than_the_trained_one_are_accepted(switches: dict[str, Any])
     torch.testing.assert_close(other(*inputs), native(*inputs))
 
 
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_other_precisions(switches: dict[str, Any]) -> None:
+    network = _perturbed(_small(switches))
+    x, t, label = _inputs(1, 8, 8)
+    single = network(x, t, label)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (network(x, t, label) - single).norm() < 0.05 * single.norm()
+    torch.testing.assert_close(network.double()(x.double(), t.double(), label).float(), single, atol=1e-4, rtol=1e-4)
+
+
 def test_label_table_has_a_null_row() -> None:
     network = _perturbed(_small())
     x, t, _ = _inputs(1, 8, 8)

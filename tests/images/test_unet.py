@@ -132,6 +132,15 @@ def test_same_seed_same_weights_without_the_global_generator() -> None:
         assert torch.equal(first, second)
 
 
+def test_other_precisions(generator: torch.Generator) -> None:
+    network = _perturbed(UNet(1, 8, 3, 16, head_width=16, generator=generator))
+    x, t, label = _inputs(1, 8, 8, 3)
+    single = network(x, t, label)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (network(x, t, label) - single).norm() < 0.05 * single.norm()
+    torch.testing.assert_close(network.double()(x.double(), t.double(), label).float(), single, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("resample", "side"), [("none", 6), ("down", 3), ("up", 12)])
 def test_residual_block_starts_as_its_shortcut(resample: str, side: int, generator: torch.Generator) -> None:
     block = ResidualBlock(4, 4, 6, resample=resample, generator=generator)

@@ -27,6 +27,17 @@ def packing_mask(ids: Tensor) -> Tensor:
     return (ids[:, :, None] == ids[:, None, :])[:, None]
 
 
+class HeadNorm(nn.RMSNorm):
+    """Root-mean-square norm over the channels of a head, in the dtype of its input under automatic mixed precision."""
+
+    def __init__(self, head_width: int) -> None:
+        super().__init__(head_width, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (..., head_width) at unit mean square, times the learned weights."""
+        return F.rms_norm(x, list(self.normalized_shape), self.weight.to(x.dtype), self.eps)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over tokens (B, N, width).
 
@@ -40,8 +51,8 @@ class Attention(nn.Module):
             raise ConfigError(f"heads is {heads}; it must divide the width {width}: choose a divisor")
         self.heads = heads
         self.qkv = linear(width, 3 * width, generator=generator)
-        self.query_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
-        self.key_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.query_norm = HeadNorm(width // heads) if qk_norm else nn.Identity()
+        self.key_norm = HeadNorm(width // heads) if qk_norm else nn.Identity()
         self.output = linear(width, width, generator=generator)
 
     def forward(self, x: Tensor, *, rotary: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
