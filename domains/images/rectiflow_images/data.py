@@ -188,7 +188,8 @@ def emoji(style: str = "google") -> Split:
         raise ConfigError(f"emoji style is {style!r}; it must be one of {', '.join(EMOJI_STYLES)}: choose one of them")
     path = _fetched("emoji") / "emoji.npz"
     try:
-        with np.load(path) as arrays:
+        # Opened here: np.load leaves a file that it cannot read open.
+        with path.open("rb") as stream, np.load(stream) as arrays:
             pixels, labels, concepts = arrays[style], arrays["labels"], arrays["concepts"]
             captions, names = arrays["captions"], arrays["class_names"]
     except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:

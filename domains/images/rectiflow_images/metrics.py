@@ -104,11 +104,11 @@ def floors(train: ImageData, validation: ImageData, net: FeatureNet, count: int)
     """Return the figures of real held-out images against the training split, as if there were `count` of them.
 
     With count up to the size of the held-out split, that many of its images (chosen in proportion to the classes) are
-    evaluated. With more, nothing is drawn twice; instead each figure is corrected for the size on which it depends:
+    evaluated. With more, nothing is drawn twice; instead the figures that depend on the size are corrected for it:
     fd and the square of sw2, which grow as 1/n, are evaluated on a half and on the whole of the held-out images and
-    extrapolated in 1/n to `count` (as arXiv 1911.07023 does, to infinity there); precision, recall, density and
-    coverage, which depend on the ratio of the two sizes, are evaluated against a part of the training images that is as
-    much smaller; the others have the same mean at any size and are those of all held-out images.
+    extrapolated in 1/n to `count` (as arXiv 1911.07023 does, to infinity there); coverage, which depends on the ratio
+    of the two sizes, is evaluated against a part of the training images that is as much smaller. Recall, which grows
+    slowly with n, is that of all held-out images, so a little low; the others have the same mean at any n.
 
     Raises:
         DataError: a count that is too small for the figures.
@@ -126,13 +126,12 @@ def floors(train: ImageData, validation: ImageData, net: FeatureNet, count: int)
             ends = at_half[key] ** power, values[key] ** power
             values[key] = _extrapolated(ends, (len(half), len(validation)), count) ** (1 / power)
     fewer = _part(train, round(len(train) * len(validation) / count))
-    near = prdc(net.features(fewer.images), net.features(validation.images))
-    values |= {f"{kind}_{net.name}": value for kind, value in near._asdict().items()}
+    values[f"coverage_{net.name}"] = prdc(net.features(fewer.images), net.features(validation.images)).coverage
     return Floors(
         values,
         count,
-        f"{len(validation)} held-out real images; fd and sw2 extrapolated in 1/n to n = {count}, "
-        f"precision to coverage against {len(fewer)} training images (the same ratio), the rest against {len(train)}",
+        f"{len(validation)} held-out real images against {len(train)} training images; fd and sw2 extrapolated in 1/n "
+        f"to n = {count}, coverage against {len(fewer)} training images (the same ratio), recall at n = {len(validation)}",
     )
 
 
