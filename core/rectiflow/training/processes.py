@@ -49,10 +49,21 @@ def start_fabric(options: TrainingOptions) -> Fabric:
             strategy=strategy,
             precision=options.precision,  # type: ignore[arg-type]  # validated against the same names
         )
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and not torch.distributed.is_initialized():
+        _rejoin("nccl" if cuda else "gloo")
     fabric.launch()
     if fabric.world_size > 1:
         atexit.register(_leave_group)
     return fabric
+
+
+def _rejoin(backend: str) -> None:
+    """Form the group of a torchrun restart; torchrun's store still holds the addresses of the processes that died."""
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = torch.distributed.TCPStore(address, port, world_size, is_master=False)  # type: ignore[attr-defined]
+    attempt = torch.distributed.PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)  # type: ignore[attr-defined]
+    torch.distributed.init_process_group(backend, store=attempt, rank=rank, world_size=world_size)
 
 
 def _leave_group() -> None:
