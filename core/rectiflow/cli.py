@@ -154,8 +154,6 @@ def _with_settings(settings: str, section: str = "") -> Callable[[Any, Call], in
         base = _section_of_run(call, section) if section else {}
         if spec.conditions is not None and call.verb == "sample":
             base = {**base, "cond": spec.conditions}
-        if call.flags & {"-h", "--help"} and section and not base.get("run"):
-            base = {**base, "run": "<a run's folder>"}
         config = compose_verb(getattr(rectiflow.settings, settings), base, call.overrides)
         return _execute(call.verb, spec, config, call)
 
@@ -174,9 +172,12 @@ def _section_of_run(call: Call, section: str) -> dict[str, Any]:
 def _execute(verb: str, spec: Any, config: Any, call: Call) -> int:
     from omegaconf import OmegaConf
 
+    from rectiflow.config import check_complete
+
     if call.flags & {"-h", "--help"}:
         _print_help(verb, spec, config)
         return 0
+    check_complete(config)
     if "--cfg" in call.flags:
         print(OmegaConf.to_yaml(config), end="")
         return 0

@@ -75,10 +75,18 @@ def _compose(module: str, name: str, overrides: list[str], options: Any) -> Dict
             config = compose(config_name=name, overrides=overrides)
     except (hydra.errors.HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error, module, name, overrides, options)) from error
+    return config
+
+
+def check_complete(config: DictConfig) -> None:
+    """Refuse a configuration in which a required value is still open.
+
+    Raises:
+        ConfigError: names the first such key.
+    """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(f"{missing[0]} is not given; add {missing[0]}=… to the command")
-    return config
 
 
 def _explain(error: Exception, module: str, name: str, overrides: list[str], options: Any) -> str:

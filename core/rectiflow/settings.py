@@ -37,12 +37,12 @@ class UniformSettings:
 
 @dataclass
 class LogitNormalSettings:
-    """t = sigmoid(mean + std n), a share `uniform` of the draws from U(0, 1)."""
+    """t = sigmoid(mean + std n), a share `uniform` of the draws from U(0, 1), without which one-step samplers suffer."""
 
     _target_: str = "rectiflow.times.LogitNormal"
     mean: float = 0.0
     std: float = 1.0
-    uniform: float = 0.0
+    uniform: float = 0.1
 
 
 @dataclass
