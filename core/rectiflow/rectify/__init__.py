@@ -1,0 +1,33 @@
+"""Rectification: pairs made by a flow, stored, and flows trained on them. Names are imported when they are first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rectiflow.rectify.generate import generate_pairs
+    from rectiflow.rectify.pairs import PairStore
+    from rectiflow.rectify.reflow import reflow
+    from rectiflow.rectify.writing import PairWriter
+
+_HOMES = {
+    "PairStore": "rectiflow.rectify.pairs",
+    "PairWriter": "rectiflow.rectify.writing",
+    "generate_pairs": "rectiflow.rectify.generate",
+    "reflow": "rectiflow.rectify.reflow",
+}
+
+__all__ = ["PairStore", "PairWriter", "generate_pairs", "reflow"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rectiflow.rectify' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
