@@ -62,6 +62,21 @@ class BatchOrder:
             micro += 1
 
 
+class IndependentOrder(BatchOrder):
+    """An endless stream of independent uniform draws, with replacement: each batch is a function of (seed, rank, micro)."""
+
+    def indices(self, micro: int) -> list[int]:
+        """Sample indices of this rank's micro-batch number `micro`, counted from the start of training."""
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "draws", self.rank, micro))
+        return torch.randint(self.length, (self.batch,), generator=generator).tolist()
+
+
+def order_of(dataset: Dataset, batch: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchOrder:
+    """The order a dataset is read in: in epochs, or by independent draws if it has a true attribute `replacement`."""
+    order = IndependentOrder if getattr(dataset, "replacement", False) else BatchOrder
+    return order(len(dataset), batch, seed, rank, world_size)
+
+
 def read_batches(dataset: Dataset, order: BatchOrder, micro: int, workers: int = 0) -> Generator[Batch, None, None]:
     """Batches from micro-batch `micro` on, without end, read ahead by `workers` processes (0: by this one).
 

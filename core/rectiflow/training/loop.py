@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rectiflow.batch import Batch
 from rectiflow.errors import ConfigError, Interrupted, NonFiniteError, RectiflowError
-from rectiflow.training.batches import BatchOrder, Dataset, read_batches, worker_died
+from rectiflow.training.batches import BatchOrder, Dataset, order_of, read_batches, worker_died
 from rectiflow.training.checkpoint import checkpoint_folders, clean_checkpoints, load_latest, save_checkpoint
 from rectiflow.training.ema import EMA
 from rectiflow.training.interrupts import Interrupts
@@ -165,7 +165,7 @@ def _prepare(
 ) -> Run:
     """Build the parts of a run and, where there is a checkpoint, bring them to it."""
     rank, world_size = fabric.global_rank, fabric.world_size
-    order = BatchOrder(len(dataset), options.batch, options.seed, rank, world_size)
+    order = order_of(dataset, options.batch, options.seed, rank, world_size)
     cuda = fabric.device.type == "cuda"
     optimizer = torch.optim.AdamW(
         [parameter for parameter in task.network.parameters() if parameter.requires_grad],
