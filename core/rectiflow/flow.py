@@ -165,7 +165,11 @@ class Flow:
                     "use the independent coupling, or predict velocity, data or noise"
                 )
             x0 = self.sample_source(shape_of(x1), cond, generator, device=device, dtype=dtype_of(x1))
-            x0, x1, coupled_cond, index = (coupling or Independent())(x0, x1, cond)
+            # What stands in the padding must not decide who is paired with whom.
+            visible = x1 if coupling is None else map_state(lambda part: _clear_padding(part, mask), x1)
+            x0, _, coupled_cond, index = (coupling or Independent())(x0, visible, cond)
+            if coupling is not None:
+                x1 = map_state(lambda part: part[index], x1)
             cond = coupled_cond or {}
             mask = None if mask is None else mask[index]
         if self.null is not None:
@@ -248,7 +252,12 @@ def _mean_square(difference: Tensor, mask: Tensor | None) -> Tensor:
     """Mean square (B,) over the entries where the mask, whose shape is a prefix of the difference's, is True."""
     if mask is None:
         return difference.flatten(1).square().mean(1)
-    valid = mask.reshape(mask.shape + (1,) * (difference.ndim - mask.ndim)).expand_as(difference)
     # Padding is cleared before it is squared: a NaN in it must reach neither the loss nor the gradient.
-    total = difference.masked_fill(~valid, 0).flatten(1).square().sum(1)
-    return total / valid.flatten(1).sum(1).clamp(min=1)
+    total = _clear_padding(difference, mask).flatten(1).square().sum(1)
+    count = mask.reshape(len(mask), -1).sum(1) * (difference[0].numel() // mask[0].numel())
+    return total / count.clamp(min=1)
+
+
+def _clear_padding(part: Tensor, mask: Tensor | None) -> Tensor:
+    """Zeros where the mask, whose shape is a prefix of the part's, is False."""
+    return part if mask is None else part.masked_fill(~mask.reshape(mask.shape + (1,) * (part.ndim - mask.ndim)), 0)

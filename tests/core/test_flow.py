@@ -161,6 +161,20 @@ def test_padding_changes_neither_loss_nor_gradient(content: float) -> None:
     torch.testing.assert_close(results[1], results[0])
 
 
+@pytest.mark.parametrize("content", [50.0, math.nan])
+def test_padding_does_not_decide_the_coupling(content: float) -> None:
+    x1 = torch.randn(16, 4, 2, generator=seeded(1))
+    mask = torch.arange(4)[None] < (torch.arange(16)[:, None] % 4 + 1)
+    filled = torch.where(mask[..., None], x1, content * torch.arange(16.0)[:, None, None])
+    clear = Flow(zero).draw(
+        torch.where(mask[..., None], x1, 0.0), mask=mask, coupling=MinibatchOT(), generator=seeded()
+    )
+    draw = Flow(zero).draw(filled, mask=mask, coupling=MinibatchOT(), generator=seeded())
+    assert torch.equal(draw.index, clear.index)
+    assert draw.index.tolist() != list(range(16))
+    torch.testing.assert_close(draw.x1, filled[draw.index], equal_nan=True)
+
+
 def test_masked_loss_is_the_mean_over_valid_entries_then_over_samples() -> None:
     x1 = torch.randn(2, 3, 2, generator=seeded(1))
     mask = torch.tensor([[True, False, False], [True, True, False]])
@@ -172,6 +186,10 @@ def test_masked_loss_is_the_mean_over_valid_entries_then_over_samples() -> None:
         entries = [float(v) ** 2 for token in range(valid) for v in draw.target[sample, token]]
         by_hand += sum(entries) / len(entries) / 2
     assert float(flow.loss(x1, mask=mask, generator=seeded())) == pytest.approx(by_hand, rel=1e-12)
+    first = torch.tensor([True, False])  # whole samples may be left out: they count as zero
+    assert float(flow.loss(x1, mask=first, generator=seeded())) == pytest.approx(
+        float(draw.target[0].square().mean()) / 2
+    )
     nothing = torch.zeros(2, 3, dtype=torch.bool)
     assert float(flow.loss(x1, mask=nothing, generator=seeded())) == 0.0
 
