@@ -148,6 +148,15 @@ def test_a_finite_weight_trades_distance_for_mismatch_in_units_of_the_batch_cost
     assert changed
 
 
+def test_every_differing_entry_of_an_integer_condition_counts() -> None:
+    """Swapping saves 18 of transport; the mean cost scale is 9, so weight 1/2 charges 27 for 6 differing entries."""
+    x0, x1 = torch.tensor([[0.0], [3.0]]), torch.tensor([[3.0], [0.0]])
+    triple = {"code": torch.tensor([[0, 0, 0], [1, 1, 1]])}
+    single = {"code": torch.tensor([0, 1])}
+    assert MinibatchOT(0.5)(x0, x1, triple).index.tolist() == [0, 1]
+    assert MinibatchOT(0.5)(x0, x1, single).index.tolist() == [1, 0]
+
+
 def test_states_of_a_product_space_share_one_cost() -> None:
     first, second = clouds(6, (2,)), clouds(6, (3,), seed=9)
     x0, x1 = ({"b": first[i], "a": second[i]} for i in (0, 1))

@@ -190,6 +190,10 @@ def test_masked_loss_is_the_mean_over_valid_entries_then_over_samples() -> None:
     assert float(flow.loss(x1, mask=first, generator=seeded())) == pytest.approx(
         float(draw.target[0].square().mean()) / 2
     )
+    alone = flow.draw(x1[..., :1], generator=seeded())
+    one_entry = torch.tensor([[True, False, False], [True, False, False]])
+    expected = float(alone.target[:, 0].square().mean())
+    assert float(flow.loss(x1[..., :1], mask=one_entry, generator=seeded())) == pytest.approx(expected)
     nothing = torch.zeros(2, 3, dtype=torch.bool)
     assert float(flow.loss(x1, mask=nothing, generator=seeded())) == 0.0
 
