@@ -20,6 +20,13 @@ def test_null_values_replace_only_what_they_name() -> None:
     assert torch.equal(empty["scale"], cond["scale"])
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float32])
+def test_null_values_take_the_dtype_of_what_they_replace(dtype: torch.dtype) -> None:
+    empty = null_like({"value": torch.ones(2, 3, dtype=dtype)}, {"value": 7})
+    assert empty["value"].dtype is dtype
+    assert empty["value"].shape == (2, 3)
+
+
 def test_null_values_for_other_names_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"\['label'\].*\['text'\]"):
         null_like({"label": torch.zeros(2)}, {"text": 0})

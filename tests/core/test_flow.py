@@ -251,16 +251,19 @@ def test_conditions_are_dropped_by_sample_for_training() -> None:
 
 def test_self_conditioning_hands_back_a_detached_data_estimate_in_half_of_the_steps() -> None:
     previous: list[Tensor] = []
+    recorded: list[bool] = []
     weight = torch.tensor(0.5, requires_grad=True)
 
     def model(x: Tensor, t: Tensor, self_condition: Tensor) -> Tensor:
         previous.append(self_condition)
+        recorded.append(torch.is_grad_enabled())
         return weight * x + 0.1 * self_condition
 
     flow = Flow(model, self_conditioning=True)
     twice = 0
     for seed in range(200):
         previous.clear()
+        recorded.clear()
         generator = seeded(seed)
         draw = flow.draw(gaussian_data(4), generator=generator)
         flow.predict(draw, generator)
@@ -271,6 +274,7 @@ def test_self_conditioning_hands_back_a_detached_data_estimate_in_half_of_the_st
             velocity = 0.5 * draw.xt
             torch.testing.assert_close(previous[1], draw.xt + (1 - draw.t[:, None]) * velocity)
             assert not previous[1].requires_grad
+        assert recorded == [False, True][-len(previous) :]
     assert abs(twice / 200 - 0.5) < 4 * 0.5 / math.sqrt(200)
 
 
