@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rectiflow.errors import DataError
+from rectiflow_images import metrics
 from rectiflow_images.classifier import Classifier, Recipe, trained
 from rectiflow_images.data import ImageData, digits
 from rectiflow_images.metrics import class_gaussian, evaluate_images, floors
@@ -128,6 +129,16 @@ class TestFloors:
             seen, expected = (torch.tensor([values[key] for values in runs]).double() for runs in (plain, fresh))
             error = float(((seen.var() + expected.var()) / repeats).sqrt())
             assert abs(float(seen.mean() - expected.mean())) < 4 * error, key
+
+    def test_extrapolation_is_exact_for_the_law_it_assumes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def law(x: torch.Tensor, *_: object) -> dict[str, float]:
+            return {"fd_pixels2": 3 + 60 / len(x), "sw2_pixels": (0.5 + 20 / len(x)) ** 0.5, "kid_pixels2": 60 / len(x)}
+
+        monkeypatch.setattr(metrics, "evaluate_images", law)
+        values = floors(*digits(), Pixels(), 900).values
+        assert values["fd_pixels2"] == pytest.approx(3 + 60 / 900, rel=1e-9)
+        assert values["sw2_pixels"] == pytest.approx((0.5 + 20 / 900) ** 0.5, rel=1e-9)
+        assert values["kid_pixels2"] == 60 / 360
 
     def test_description_tells_what_was_done(self, net: Classifier) -> None:
         train, validation = digits()
