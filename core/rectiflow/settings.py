@@ -113,7 +113,9 @@ class EvaluationSettings:
 class ReflowSettings:
     """How pairs are made from the teacher, and how the student is trained on them.
 
-    `fresh` starts the student from new weights; by default it starts from the teacher's.
+    `fresh` starts the student from new weights; by default it starts from the teacher's. `condition_drop` is 0 because a
+    pair's sample follows from its noise *and* its condition: without the latter the student can only blur, and the share of
+    steps is lost. Give the guidance to the teacher instead.
     """
 
     pairs: int = 10000
@@ -123,6 +125,7 @@ class ReflowSettings:
     pair_batch: int = 500
     seed: int = 1
     fresh: bool = False
+    condition_drop: float = 0.0
     times: Any = MISSING
     training: TrainingOptions = field(default_factory=TrainingOptions)
 

@@ -50,11 +50,7 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     network = new_network(domain, options.seed)
     if not config.fresh:
         network.load_state_dict(teacher.network.state_dict())
-    method = FlowMatching(
-        times=domain.create(config.times),
-        # Pairs made with guidance hold it already, so the student must not learn an unconditional branch beside it.
-        condition_drop=teacher.config.condition_drop if config.guidance == 1 else 0.0,
-    )
+    method = FlowMatching(times=domain.create(config.times), condition_drop=config.condition_drop)
     task = FlowTask(domain, network, method, student_config.sampling)
     fitted = fit(task, pairs, options, folder=folder, config=OmegaConf.to_yaml(student_config))
     report_end(fitted, folder, spec.name)
@@ -75,7 +71,12 @@ def _student_config(teacher: Trained, config: DictConfig, folder: Path) -> DictC
             "training": None,
             "reflow": None,
         },
-        {"times": config.times, "training": config.training, "reflow": reflow},
+        {
+            "times": config.times,
+            "training": config.training,
+            "condition_drop": config.condition_drop,
+            "reflow": reflow,
+        },
     )
     written: Any = OmegaConf.to_container(student)  # plain, as it will be read back
     return DictConfig(written)

@@ -66,6 +66,15 @@ class UNetSettings:
     attention: Any = None
     head_width: int = 32
     dropout: float = 0.0
+    patch: int = 1
+
+
+@dataclass
+class PatchUNetSettings(UNetSettings):
+    """The U-Net on 2x2 patches of pixels: four times cheaper a step, for images of 28 pixels and more."""
+
+    patch: int = 2
+    width: int = 48
 
 
 @dataclass
@@ -99,4 +108,4 @@ DATA: dict[str, type] = {
     "emoji": EmojiSettings,
     "folder": FolderSettings,
 }
-MODELS: dict[str, type] = {"unet": UNetSettings, "transformer": TransformerSettings}
+MODELS: dict[str, type] = {"unet": UNetSettings, "unet_patch": PatchUNetSettings, "transformer": TransformerSettings}
