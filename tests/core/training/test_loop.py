@@ -369,6 +369,12 @@ def test_what_decides_the_data_cannot_change_on_a_resume(
         fit(tiny.TinyTask(), tiny.TinyData(samples), tiny.small_options(steps=20, **changes), folder=tmp_path)
 
 
+def test_a_resume_takes_todays_optimiser_settings(tiny: ModuleType, tmp_path: Path) -> None:
+    fit(tiny.TinyTask(), tiny.TinyData(), tiny.small_options(), folder=tmp_path)
+    fit(tiny.TinyTask(), tiny.TinyData(), tiny.small_options(steps=13, weight_decay=0.25), folder=tmp_path)
+    assert final(tmp_path)["state"]["optimizer"]["param_groups"][0]["weight_decay"] == 0.25
+
+
 def test_another_network_cannot_resume(tiny: ModuleType, tmp_path: Path) -> None:
     fit(tiny.TinyTask(), tiny.TinyData(), tiny.small_options(), folder=tmp_path)
     with pytest.raises(ConfigError, match=r"0\.bias is \(16,\) in the checkpoint and absent"):
