@@ -314,7 +314,7 @@ def test_two_processes_make_one_store(tmp_path: Path, script: ModuleType) -> Non
 def test_a_full_disk_is_an_error_that_can_be_lifted(tmp_path: Path, script: ModuleType) -> None:
     program = (
         "import resource, runpy, sys\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1100, resource.RLIM_INFINITY))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (800, resource.RLIM_INFINITY))\n"
         f"sys.argv = ['generating', {str(tmp_path / 'full')!r}, 'never', '0']\n"
         f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
     )

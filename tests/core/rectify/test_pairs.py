@@ -78,6 +78,11 @@ def test_a_batch_is_the_callers_own(tmp_path: Path) -> None:
     assert_rows(store.rows([3]), *columns(), [3])
 
 
+def test_training_draws_pairs_independently(tmp_path: Path) -> None:
+    order = order_of(fill(tmp_path), COUNT, seed=0)
+    assert len(set(order.indices(0))) < COUNT  # an epoch would hold each pair once
+
+
 @pytest.mark.parametrize("indices", [[-1], [0, COUNT]])
 def test_rows_outside_the_store_are_refused(tmp_path: Path, indices: list[int]) -> None:
     with pytest.raises(DataError, match="holds 0 to 102"):
