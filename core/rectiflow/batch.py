@@ -48,6 +48,12 @@ def dtype_of(state: State) -> torch.dtype:
     return parts(state)[0].dtype
 
 
+def time_dtype(state: State) -> torch.dtype:
+    """Dtype of the times that go with a state: float32 for half precision, since bfloat16 cannot tell 0.996 from 1."""
+    dtype = dtype_of(state)
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
+
+
 @dataclass
 class Batch:
     """Data of one step: x1 (B, ...), conditions with batch axis first, an optional mask over x1's leading axes.

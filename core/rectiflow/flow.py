@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from rectiflow.batch import Cond, Shape, State, batch_size, device_of, dtype_of, map_state, parts, shape_of
+from rectiflow.batch import Cond, Shape, State, batch_size, device_of, dtype_of, map_state, parts, shape_of, time_dtype
 from rectiflow.conditions import Null, drop
 from rectiflow.couplings import Coupling, Independent
 from rectiflow.errors import ConfigError, ConversionError
@@ -174,7 +174,7 @@ class Flow:
             mask = None if mask is None else mask[index]
         if self.null is not None:
             cond = drop(cond, self.null, condition_drop, generator)
-        t = (times or Uniform()).sample(size, generator, device=device).to(dtype_of(x1))
+        t = (times or Uniform()).sample(size, generator, device=device).to(time_dtype(x1))
         xt, velocity = self.space.path(x0, x1, t, self.interpolant)
         target = self.space.convert(velocity, "velocity", self.predicts, xt, t, self.interpolant)
         if self.predicts == "data":

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from rectiflow.rectify.pairs import PairStore
 from torch import Tensor, nn
 
 from rectiflow.batch import Batch
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.matching import FlowMatching
+from rectiflow.rectify.pairs import PairStore
 from rectiflow.times import TimeLaw, Uniform
 from rectiflow.training.loop import fit
 from rectiflow.training.options import TrainingOptions
@@ -53,11 +53,7 @@ def reflow(
             )
         student = copy.deepcopy(flow.model)
     student.train().requires_grad_(True)
-    method = (
-        FlowMatching(condition_drop=condition_drop)
-        if times is None
-        else FlowMatching(times=times, condition_drop=condition_drop)
-    )
+    method = FlowMatching(times=times or Uniform(), condition_drop=condition_drop)
     fitted = fit(_PairTask(flow, student, method), pairs, options or TrainingOptions(), folder=folder)
     student.load_state_dict(fitted.ema)
     return replace(flow, model=student.eval().requires_grad_(False), independent=False)

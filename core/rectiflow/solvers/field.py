@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rectiflow.batch import Cond, State, batch_size, device_of, dtype_of, map_state
+from rectiflow.batch import Cond, State, batch_size, device_of, map_state, time_dtype
 from rectiflow.conditions import concatenate, null_like
 from rectiflow.control.guidance import NO_GUIDANCE, Guidance
 from rectiflow.errors import ConfigError
@@ -51,7 +51,7 @@ class VelocityField:
         for name, value in self._cond.items():
             if value.shape[0] != self._size:
                 raise ConfigError(f"condition {name!r} has {value.shape[0]} rows; the state has {self._size}")
-        self._options: dict[str, Any] = {"device": device_of(like), "dtype": _time_dtype(dtype_of(like))}
+        self._options: dict[str, Any] = {"device": device_of(like), "dtype": time_dtype(like)}
         self._rows = self._time_rows(times)
         self._guided = guidance.scale != 1.0
         if self._guided:
@@ -102,8 +102,3 @@ class VelocityField:
             return {}
         column = torch.tensor(list(times), **self._options)[:, None]
         return dict(zip(times, column.expand(-1, self._size).unbind(0), strict=True))
-
-
-def _time_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Times stay in float32 when states are in half precision: bfloat16 cannot tell 0.996 from 1."""
-    return dtype if dtype in (torch.float32, torch.float64) else torch.float32

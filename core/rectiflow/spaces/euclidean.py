@@ -48,7 +48,8 @@ class Euclidean(Space):
     def path(self, x0: Tensor, x1: Tensor, t: Tensor, interpolant: Interpolant) -> tuple[Tensor, Tensor]:
         """x_t = a x1 + s x0 and x_t' = a' x1 + s' x0."""
         c = interpolant.coefficients(t).expand_to(x1)
-        return c.a * x1 + c.s * x0, c.da * x1 + c.ds * x0
+        # Times of a half-precision state are float32, and so is the arithmetic; the state keeps its dtype.
+        return (c.a * x1 + c.s * x0).to(x1.dtype), (c.da * x1 + c.ds * x0).to(x1.dtype)
 
     def convert(
         self, prediction: Tensor, kind: Prediction, target: Prediction, x: Tensor, t: Tensor, interpolant: Interpolant

@@ -50,7 +50,5 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror or error}; choose another out=") from error
     each = 1000 * drawn.seconds / config.count
-    print(
-        f"{len(files)} samples, {drawn.nfe} evaluations each, {each:.2f} ms a sample: {folder} (all together: {folder / 'all.png'})"
-    )
+    print(f"{len(files)} samples, {drawn.nfe} evaluations, {each:.2f} ms each: {folder} (all.png shows all of them)")
     return folder
