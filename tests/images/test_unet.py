@@ -229,3 +229,19 @@ def test_call_names_the_bad_image_or_label(generator: torch.Generator) -> None:
         network(x, t, label)
     with pytest.raises(ConfigError, match="label"):
         UNet(1, 8, 2, generator=generator)(x, t)
+
+
+def test_patches_are_folded_and_unfolded_in_place() -> None:
+    network = UNet(1, (8, 12), classes=3, width=16, patch=2, generator=torch.Generator().manual_seed(0))
+    nn.init.normal_(network.output.weight, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(2, 1, 8, 12, generator=torch.Generator().manual_seed(2))
+    t, label = torch.tensor([0.2, 0.7]), torch.tensor([0, 3])
+    velocity = network(x, t, label)
+    assert velocity.shape == x.shape
+    # Each patch of the output is what the network without folding makes of the patch's pixels as channels.
+    inner = UNet(4, (4, 6), classes=3, width=16, generator=torch.Generator().manual_seed(0))
+    inner.load_state_dict(network.state_dict())
+    folded = x.unfold(2, 2, 2).unfold(3, 2, 2).reshape(2, 4, 6, 4).permute(0, 3, 1, 2)
+    torch.testing.assert_close(inner(folded, t, label)[:, 1], velocity[:, 0, 0::2, 1::2])
+    with pytest.raises(ConfigError, match="patch is 3"):
+        UNet(1, 8, patch=3, generator=torch.Generator().manual_seed(0))

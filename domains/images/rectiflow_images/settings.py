@@ -74,7 +74,6 @@ class PatchUNetSettings(UNetSettings):
     """The U-Net on 2x2 patches of pixels: four times cheaper a step, for images of 28 pixels and more."""
 
     patch: int = 2
-    width: int = 48
 
 
 @dataclass

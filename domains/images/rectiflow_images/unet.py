@@ -105,8 +105,8 @@ class UNet(nn.Module):
     more on the way up: left out, training on digits is a quarter faster a step for 0.4 % more loss.) `attention` lists
     the resolutions (the smaller side) that attend, of which the coarsest includes the middle; None lets the middle
     alone attend. `patch` folds each patch x patch square of pixels into channels before the first level, which makes a
-    step about patch^2 times cheaper. With `classes` > 0 the label is an integer in 0..classes, where `classes` itself is the null label of
-    classifier-free guidance.
+    step about patch^2 times cheaper. With `classes` > 0 the label is an integer in 0..classes, where `classes` itself is
+    the null label of classifier-free guidance.
 
     Raises ConfigError for a size that the levels do not halve evenly, a resolution in `attention` that no level has,
     widths or counts that are not positive, and a dropout outside [0, 1); a call raises it for an image or label that
@@ -135,7 +135,9 @@ class UNet(nn.Module):
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         _check_positive(channels=channels, width=width, blocks=blocks, head_width=head_width, patch=patch)
         if any(side % patch for side in self.size):
-            raise ConfigError(f"patch is {patch}; it must divide both sides of the images, {self.size[0]} and {self.size[1]}")
+            raise ConfigError(
+                f"patch is {patch}; it must divide both sides of the images, {self.size[0]} and {self.size[1]}"
+            )
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout is {dropout}; it must be at least 0 and below 1: 0 turns it off")
         attending = _attending_levels(tuple(side // patch for side in self.size), multipliers, attention)
