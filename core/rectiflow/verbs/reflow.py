@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +82,7 @@ def _student_config(teacher: Trained, config: DictConfig, folder: Path) -> DictC
 def _pairs(teacher: Trained, config: DictConfig, folder: Path) -> PairStore:
     domain, flow = teacher.domain, teacher.flow
     shape = domain.sample_shape(1, {})
-    with _alone(folder.parent), Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"{config.pairs} pairs ({config.method}, {config.steps} steps)", total=config.pairs)
         return generate_pairs(
             flow,
@@ -99,17 +96,10 @@ def _pairs(teacher: Trained, config: DictConfig, folder: Path) -> PairStore:
             guidance=config.guidance,
             seed=config.seed,
             device=teacher.device,
+            provenance={"teacher": os.path.relpath(teacher.folder, folder)},
             progress=lambda done: progress.update(bar, completed=done),
         )
 
 
 def _per_sample(shape: Shape) -> Shape:
     return {name: part[1:] for name, part in shape.items()} if isinstance(shape, dict) else shape[1:]
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time: under torchrun the first makes the pairs and the others find them made."""
-    with (folder / ".pairs.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
