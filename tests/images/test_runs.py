@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from rectiflow.cli import main
+
 ROOT = Path(__file__).parents[2]
-SMALL = ["training.steps=6", "training.batch=16", "training.warmup=2", "training.checkpoint_every=2", "model.width=8"]
+SMALL = ["training.steps=6", "training.batch=16", "training.warmup=2", "training.checkpoint_every=2", "model.width=16"]
 SMALL += [
     "training.log_every=1",
     "training.tensorboard=false",
@@ -84,26 +86,35 @@ def test_script_and_verb_train_the_same_bits(trained: Path) -> None:
     assert weights(trained / "runs/images/other") != weights(trained / "runs/images/base")
 
 
-def test_samples_are_files_and_repeat(trained: Path) -> None:
+def test_samples_are_files_and_repeat(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
     run = "run=runs/images/base"
     for out in ("first", "second"):
-        result = call(
-            trained, "sample", "images", run, "steps=2", "count=4", "cond.label=3", "guidance=2", f"out={out}"
-        )
-        assert result.returncode == 0, result.stderr
+        drawn = ["sample", "images", run, "steps=2", "count=4", "cond.label=3", "guidance=2", f"out={out}"]
+        assert main(drawn) == 0
     assert len(list((trained / "first").glob("*-3.png"))) == 4
     assert (trained / "first/all.png").read_bytes() == (trained / "second/all.png").read_bytes()
-    assert "allowed: 0 to 9" in one_line(call(trained, "sample", "images", run, "cond.label=12"))
-    assert "label" in one_line(call(trained, "sample", "images", run, "cond.lable=1"))
-    assert "steps=-2" in one_line(call(trained, "sample", "images", run, "steps=-2"))
-    assert "did you mean 'euler'" in one_line(call(trained, "sample", "images", run, "method=eular"))
+    for wrong, says in {
+        "cond.label=12": "allowed: 0 to 9",
+        "cond.lable=1": "label",
+        "steps=-2": "steps=-2",
+        "method=eular": "did you mean 'euler'",
+        "weights=best": "'ema' or 'model'",
+    }.items():
+        capsys.readouterr()
+        assert main(["sample", "images", run, wrong]) != 0
+        assert says in capsys.readouterr().err
 
 
-def test_a_second_run_of_the_same_name(trained: Path) -> None:
-    again = call(trained, "train", "images", "name=base", *SMALL)
-    assert again.returncode == 0
-    other = one_line(call(trained, "train", "images", "name=base", *SMALL, "training.learning_rate=1"))
-    assert "training.learning_rate was 0.002, now 1.0" in other
+def test_a_second_run_of_the_same_name(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    assert main(["train", "images", "name=base", *SMALL]) == 0
+    assert main(["train", "images", "name=base", *SMALL, "training.learning_rate=1"]) != 0
+    assert "training.learning_rate was 0.002, now 1.0" in capsys.readouterr().err
 
 
 @pytest.mark.fault

@@ -96,7 +96,6 @@ def _pairs(teacher: Trained, config: DictConfig, folder: Path) -> PairStore:
             guidance=config.guidance,
             seed=config.seed,
             device=teacher.device,
-            provenance={"teacher": os.path.relpath(teacher.folder, folder)},
             progress=lambda done: progress.update(bar, completed=done),
         )
 

@@ -158,6 +158,7 @@ class Images(Domain):
             Metric(f"fd_{net}", f"FD ({net})", "lower", primary=True),
             Metric(f"kid_{net}", "KID", "lower"),
             Metric("sw2_pixels", "SW2 (pixels)", "lower"),
+            Metric("fd_pixels", "FD (pixels)", "lower"),
             Metric(f"precision_{net}", "precision", "higher"),
             Metric(f"recall_{net}", "recall", "higher"),
             Metric(f"density_{net}", "density", "higher"),
