@@ -16,6 +16,7 @@ MARGIN = 190
 
 
 def main(demo: Path) -> None:
+    """Stack the strips of a demo folder under their labels."""
     strips = [(label, Image.open(demo / path).convert("L")) for label, path in ROWS]
     width, height = strips[0][1].size
     canvas = Image.new("L", (MARGIN + width, (height + 12) * len(strips)), 255)

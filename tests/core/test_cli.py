@@ -63,7 +63,7 @@ def test_help_shows_groups_and_settings(capsys: pytest.CaptureFixture[str]) -> N
         assert f"rectiflow {verb} images" in capsys.readouterr().out
     assert main(["train", "images", "--help"]) == 0
     text = capsys.readouterr().out
-    assert "unet, transformer" in text
+    assert "unet, unet_patch, transformer" in text
     assert "learning_rate" in text
 
 

@@ -33,7 +33,7 @@ def test_each_compose_starts_afresh() -> None:
         ("trainig.steps=4", "did you mean training.steps"),
         ("model.widht=4", "did you mean model.width"),
         ("steps=4", "training.steps"),
-        ("model=resnet", "allowed: unet, transformer"),
+        ("model=resnet", "allowed: unet, unet_patch, transformer"),
         ("recipe=nothing", "digits"),
         ("training.steps=many", "could not be converted to Integer"),
         ("training.betas=0.9", "betas"),

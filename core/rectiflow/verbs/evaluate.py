@@ -35,7 +35,7 @@ from rectiflow.trained import Trained, open_run
 
 STRAIGHTNESS_SAMPLES = 256
 STRAIGHTNESS_STEPS = 50
-TABLE_WIDTH = 150
+TABLE_WIDTH = 170
 
 
 def run(spec: DomainSpec, config: DictConfig) -> Path:
