@@ -55,13 +55,16 @@ def to_velocity(
 def from_velocity(
     velocity: Tensor, kind: Prediction, x: Tensor, t: Tensor, interpolant: Interpolant, margin: float = MARGIN
 ) -> Tensor:
-    """The quantity `kind` from the velocity at (x, t); arguments and shapes as in `to_velocity`."""
+    """The quantity `kind` from the velocity at (x, t); arguments and shapes as in `to_velocity`.
+
+    A path that starts with zero speed (polynomial, n > 1) says nothing of data there: times before its standstill count as that.
+    """
     if kind == "velocity":
         return velocity
     if kind == "score":  # the noise estimate is bounded, only its division by s(1) = 0 needs the clamp
         noise = from_velocity(velocity, "noise", x, t, interpolant)
         return -noise / interpolant.coefficients(t.clamp(max=1 - margin)).expand_to(x).s
-    c = interpolant.coefficients(t).expand_to(x)
+    c = interpolant.coefficients(t.clamp(min=interpolant.standstill)).expand_to(x)
     if kind == "data":
         return (c.s * velocity - c.ds * x) / c.determinant
     return (c.da * x - c.a * velocity) / c.determinant

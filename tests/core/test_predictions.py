@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rectiflow.errors import ConfigError
-from rectiflow.interpolants import Interpolant, Linear, Trigonometric
+from rectiflow.interpolants import (
+    Interpolant,
+    Linear,
+    LinearVariancePreserving,
+    Lipman,
+    Polynomial,
+    SubVariancePreserving,
+    Trigonometric,
+    VariancePreserving,
+)
 from rectiflow.predictions import (
     MARGIN,
     PREDICTIONS,
@@ -20,7 +29,17 @@ from rectiflow.predictions import (
     velocity_weight,
 )
 
-PATHS = [Linear(), Trigonometric()]
+PATHS = [
+    Linear(),
+    Trigonometric(),
+    Polynomial(),
+    Polynomial(3.0),
+    VariancePreserving(),
+    SubVariancePreserving(),
+    LinearVariancePreserving(),
+    Lipman(),
+    Lipman(0.1),
+]
 NAMES: tuple[Prediction, ...] = ("velocity", "data", "noise", "score")
 
 
