@@ -39,6 +39,10 @@ class NonFiniteError(RectiflowError):
     exit_code = 4
 
 
+class ConvergenceError(RectiflowError):
+    """An iteration that did not reach its tolerance within its limit."""
+
+
 class ConversionError(RectiflowError, ValueError):
     """A quantity that is not defined for this flow (for example a score without an independent Gaussian source)."""
 

@@ -167,7 +167,7 @@ class Flow:
             x0 = self.sample_source(shape_of(x1), cond, generator, device=device, dtype=dtype_of(x1))
             # What stands in the padding must not decide who is paired with whom.
             visible = x1 if coupling is None else map_state(lambda part: _clear_padding(part, mask), x1)
-            x0, _, coupled_cond, index = (coupling or Independent())(x0, visible, cond)
+            x0, _, coupled_cond, index = (coupling or Independent())(x0, visible, cond, mask=mask, generator=generator)
             if coupling is not None:
                 x1 = map_state(lambda part: part[index], x1)
             cond = coupled_cond or {}

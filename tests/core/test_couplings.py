@@ -127,13 +127,13 @@ def test_an_infinite_weight_beats_any_distance() -> None:
 
 @pytest.mark.parametrize("real", [False, True])
 def test_a_finite_weight_trades_distance_for_mismatch_in_units_of_the_batch_cost(real: bool) -> None:
-    """Brute force over |x0 - x1|^2 + w E|x0 - x1|^2-scale mismatch, with the scale mean |x0|^2 + mean |x1|^2."""
+    """Brute force over |x0 - x1|^2 + w scale mismatch, with the scale mean |x0_i - x1_j|^2 over all pairs."""
     x0, x1 = clouds(6, (2,), seed=3)
     g = torch.Generator().manual_seed(1)
     value = torch.randn(6, 2, generator=g) if real else torch.randint(0, 2, (6, 2), generator=g)
     changed = 0
     for weight in (0.1, 0.5, 3.0):
-        scale = sum(float(v.square().sum()) for v in (*x0, *x1)) / 6
+        scale = sum(float((v - w).square().sum()) for v in x0 for w in x1) / 36
 
         def total(order: tuple[int, ...], w: float = weight, unit: float = scale) -> float:
             mismatch = 0.0
@@ -149,12 +149,12 @@ def test_a_finite_weight_trades_distance_for_mismatch_in_units_of_the_batch_cost
 
 
 def test_every_differing_entry_of_an_integer_condition_counts() -> None:
-    """Swapping saves 18 of transport; the mean cost scale is 9, so weight 1/2 charges 27 for 6 differing entries."""
+    """Swapping saves 18 of transport; the mean cost is 4.5, so weight 1 charges 27 for 6 differing entries and 9 for 2."""
     x0, x1 = torch.tensor([[0.0], [3.0]]), torch.tensor([[3.0], [0.0]])
     triple = {"code": torch.tensor([[0, 0, 0], [1, 1, 1]])}
     single = {"code": torch.tensor([0, 1])}
-    assert MinibatchOT(0.5)(x0, x1, triple).index.tolist() == [0, 1]
-    assert MinibatchOT(0.5)(x0, x1, single).index.tolist() == [1, 0]
+    assert MinibatchOT(1.0)(x0, x1, triple).index.tolist() == [0, 1]
+    assert MinibatchOT(1.0)(x0, x1, single).index.tolist() == [1, 0]
 
 
 def test_states_of_a_product_space_share_one_cost() -> None:
