@@ -76,6 +76,60 @@ class MinibatchOTSettings:
     condition_weight: float = float("inf")
 
 
+@dataclass
+class EntropicOTSettings:
+    """Noise and data paired at random, by the entropic transport plan of the batch."""
+
+    _target_: str = "rectiflow.couplings.EntropicOT"
+    regularisation: float = 0.05
+    relative: bool = True
+    replacement: bool = True
+    condition_weight: float = float("inf")
+    tolerance: float = 1e-6
+    max_iterations: int = 20000
+
+
+@dataclass
+class UnbalancedOTSettings:
+    """The same, with data rows that are far from all noise drawn seldom."""
+
+    _target_: str = "rectiflow.couplings.UnbalancedOT"
+    data_penalty: float = 1.0
+    source_penalty: float = float("inf")
+    regularisation: float = 0.05
+    relative: bool = True
+    condition_weight: float = float("inf")
+    tolerance: float = 1e-6
+    max_iterations: int = 20000
+
+
+@dataclass
+class PartialOTSettings:
+    """Exact optimal transport of the share of the batch that is cheapest to pair."""
+
+    _target_: str = "rectiflow.couplings.PartialOT"
+    share: float = 0.9
+    condition_weight: float = float("inf")
+
+
+@dataclass
+class SchroedingerBridgeSettings:
+    """Ends of a Schroedinger bridge with reference noise sigma."""
+
+    _target_: str = "rectiflow.couplings.SchroedingerBridge"
+    sigma: float = 1.0
+    condition_weight: float = float("inf")
+    tolerance: float = 1e-6
+    max_iterations: int = 20000
+
+
+@dataclass
+class RowPermutationSettings:
+    """Rows of each noise set matched to the rows of its data set."""
+
+    _target_: str = "rectiflow.couplings.RowPermutation"
+
+
 CORE_GROUPS: dict[str, dict[str, type]] = {
     "interpolant": {"linear": LinearSettings, "trigonometric": TrigonometricSettings},
     "times": {
@@ -84,7 +138,15 @@ CORE_GROUPS: dict[str, dict[str, type]] = {
         "u_shaped": UShapedSettings,
         "mode": ModeSettings,
     },
-    "coupling": {"independent": IndependentSettings, "minibatch_ot": MinibatchOTSettings},
+    "coupling": {
+        "independent": IndependentSettings,
+        "minibatch_ot": MinibatchOTSettings,
+        "entropic_ot": EntropicOTSettings,
+        "unbalanced_ot": UnbalancedOTSettings,
+        "partial_ot": PartialOTSettings,
+        "schroedinger_bridge": SchroedingerBridgeSettings,
+        "row_permutation": RowPermutationSettings,
+    },
 }
 
 

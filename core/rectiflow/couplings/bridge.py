@@ -1,7 +1,7 @@
 """The Schroedinger bridge between two laws: how ends are paired, and the noisy path between paired ends.
 
 Reference process: sigma times Brownian motion. The bridge's ends follow the entropic plan with reg = 2 sigma^2, and given the
-ends its path is a Brownian bridge (SB-CFM, arXiv 2302.00482, proposition 3.5; SF2M, 2307.03672).
+ends its path is a Brownian bridge (SB-CFM, arXiv 2302.00482; SF2M, 2307.03672).
 """
 
 from __future__ import annotations
