@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,11 @@ class Euclidean(Space):
     ) -> Tensor:
         """Standard normal numbers of the given shape."""
         return torch.randn(shape, generator=generator, device=device, dtype=dtype)
+
+    def log_prior(self, x: Tensor) -> Tensor:
+        """-|x|^2 / 2 - d log(2 pi) / 2 over a sample's d entries, (B,)."""
+        flat = x.reshape(len(x), -1)
+        return -(flat.square().sum(1) + flat.shape[1] * math.log(2 * math.pi)) / 2
 
     def path(self, x0: Tensor, x1: Tensor, t: Tensor, interpolant: Interpolant) -> tuple[Tensor, Tensor]:
         """x_t = a x1 + s x0 and x_t' = a' x1 + s' x0."""

@@ -66,6 +66,15 @@ class Product(Space):
             for name, space in self.components.items()
         }
 
+    def log_prior(self, x: State) -> Tensor:
+        """Sum of the components' log-densities, (B,).
+
+        Raises:
+            ConversionError: a component defines none.
+        """
+        self._check(x)
+        return torch.stack([space.log_prior(x[name]) for name, space in self.components.items()]).sum(0)
+
     def path(self, x0: State, x1: State, t: Tensor, interpolant: Interpolant) -> tuple[State, State]:
         """Component-wise states and velocities."""
         self._check(x1)

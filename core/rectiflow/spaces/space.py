@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rectiflow.errors import ConversionError
 from rectiflow.interpolants import Interpolant
 from rectiflow.predictions import Prediction
 
@@ -42,6 +43,16 @@ class Space(ABC):
         dtype: torch.dtype | None = None,
     ) -> Any:
         """Draw from the space's own source law; shape includes the batch axis."""
+
+    def log_prior(self, x: Any) -> Tensor:
+        """Log-density (B,) of the source law at x, in coordinates in which a density changes by the flat divergence.
+
+        Raises:
+            ConversionError: this space defines none.
+        """
+        raise ConversionError(
+            f"the log-density of the prior of {self!r} is not defined; likelihoods need a flat space such as Euclidean"
+        )
 
     @abstractmethod
     def path(self, x0: Any, x1: Any, t: Tensor, interpolant: Interpolant) -> tuple[Any, Any]:
