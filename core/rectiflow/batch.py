@@ -12,6 +12,8 @@ from torch import Tensor
 State = Tensor | dict[str, Tensor]
 Shape = tuple[int, ...] | dict[str, tuple[int, ...]]
 Cond = dict[str, Tensor]
+Mask = Tensor | dict[str, Tensor] | None
+"""What of a state is data: bool, a prefix of its shape; for a product space one for all components, or one a name."""
 
 
 def map_state(function: Callable[..., Tensor], state: Any, *others: Any) -> Any:
@@ -19,6 +21,16 @@ def map_state(function: Callable[..., Tensor], state: Any, *others: Any) -> Any:
     if isinstance(state, dict):
         return {name: function(part, *(other[name] for other in others)) for name, part in state.items()}
     return function(state, *others)
+
+
+def map_masked(function: Callable[..., Tensor], mask: Mask, state: Any, *others: Any) -> Any:
+    """`map_state` of a function that takes each part's mask last; a component that a dict of masks leaves out has None."""
+    if isinstance(state, dict):
+        masks = mask if isinstance(mask, dict) else dict.fromkeys(state, mask)
+        return {
+            name: function(part, *(other[name] for other in others), masks.get(name)) for name, part in state.items()
+        }
+    return function(state, *others, mask)
 
 
 def parts(state: State) -> list[Tensor]:
@@ -58,14 +70,15 @@ def time_dtype(state: State) -> torch.dtype:
 class Batch:
     """Data of one step: x1 (B, ...), conditions with batch axis first, an optional mask over x1's leading axes.
 
-    `mask` is bool, its shape a prefix of x1's ((B, N) for sets of N tokens), True where x1 holds data.
+    `mask` is bool, its shape a prefix of x1's ((B, N) for sets of N tokens), True where x1 holds data; for a product space
+    one mask holds for every component, or a dict gives each component its own.
     `x0` is the source that is paired with x1 when the coupling is stored (reflow); None when it is to be drawn.
     `extra` carries whatever the domain's own loss terms need beside the state (tensors move with the batch).
     """
 
     x1: State
     cond: Cond = field(default_factory=dict)
-    mask: Tensor | None = None
+    mask: Mask = None
     extra: dict[str, Any] = field(default_factory=dict)
     x0: State | None = None
 
@@ -81,7 +94,7 @@ class Batch:
         return Batch(
             x1=map_state(move, self.x1),
             cond={name: move(value) for name, value in self.cond.items()},
-            mask=move(self.mask),
+            mask=None if self.mask is None else map_state(move, self.mask),
             extra={name: move(value) for name, value in self.extra.items()},
             x0=None if self.x0 is None else map_state(move, self.x0),
         )

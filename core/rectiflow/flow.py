@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from rectiflow.batch import Cond, Shape, State, batch_size, device_of, dtype_of, map_state, parts, shape_of, time_dtype
+from rectiflow.batch import (
+    Cond,
+    Mask,
+    Shape,
+    State,
+    batch_size,
+    device_of,
+    dtype_of,
+    map_masked,
+    map_state,
+    parts,
+    shape_of,
+    time_dtype,
+)
 from rectiflow.conditions import Null, drop
 from rectiflow.couplings import Coupling, Independent
 from rectiflow.errors import ConfigError, ConversionError
 from rectiflow.interpolants import Interpolant, Linear
-from rectiflow.predictions import Prediction, check_prediction, velocity_weight
+from rectiflow.predictions import MARGIN, Prediction, check_prediction, velocity_weight
+from rectiflow.sources import Gaussian, Source
 from rectiflow.spaces.euclidean import Euclidean
 from rectiflow.spaces.space import Space
+from rectiflow.stochastic_interpolant import StochasticInterpolant, add_latent, convert_latent
 from rectiflow.times import TimeLaw, Uniform
 
 Model = Callable[..., Any]
-
-
-class Source(Protocol):
-    """The law of x0; it may depend on the conditions (audio separation starts from the mixture)."""
-
-    def __call__(
-        self,
-        shape: Shape,
-        *,
-        cond: Cond,
-        generator: torch.Generator | None,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> State:
-        """Draw x0 of the given shape, batch axis included."""
 
 
 class Draw(NamedTuple):
@@ -46,8 +46,9 @@ class Draw(NamedTuple):
     xt: State
     target: State
     cond: Cond
-    mask: Tensor | None
+    mask: Mask
     index: Tensor  # type: ignore[assignment]  # shadows tuple.index, on purpose
+    latent: State | None = None  # z, on a path with latent noise
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,19 @@ class Flow:
     Args:
         model: callable `model(x, t, **cond)` with x (B, ...) and t (B,); returns a state-shaped prediction.
         interpolant: path x_t = a(t) x1 + s(t) x0.
-        predicts: velocity | data | noise | score, what the model's output means.
+        predicts: velocity | data | noise | score, what the model's output means; on a path with latent noise not data, and
+            noise is the latent one.
         space: where states live.
         source: law of x0; None is the space's own prior.
         null: condition name -> value that means "no condition", for dropping and for classifier-free guidance.
         independent: whether x0 and x1 were independent in training; the score exists only then.
         self_conditioning: whether the model takes `self_condition`, its own last data prediction (zeros at first).
+        score_model: callable like `model` that returns the score, where it does not follow from the model's output (latent
+            noise, bridges).
 
     Raises:
-        ConfigError: `predicts` is unknown.
-        ConversionError: a score-predicting flow without an independent standard normal source.
+        ConfigError: `predicts` is unknown, or latent noise on a curved space.
+        ConversionError: a score-predicting flow without an independent Gaussian source, or data on a path with latent noise.
     """
 
     model: Model
@@ -77,11 +81,14 @@ class Flow:
     null: Null | None = None
     independent: bool = True
     self_conditioning: bool = False
+    score_model: Model | None = None
 
     def __post_init__(self) -> None:
         check_prediction(self.predicts)
+        if isinstance(self.interpolant, StochasticInterpolant):
+            self._check_latent()
         if self.predicts == "score":
-            self._require_score()
+            self.require_score()
 
     def velocity(self, x: Any, t: Tensor, **cond: Tensor) -> Any:
         """Velocity E[x_t' | x_t = x] of x's shape at times t (B,)."""
@@ -96,17 +103,46 @@ class Flow:
         return self.interpret(self.model(x, t, **cond), "noise", x, t)
 
     def score(self, x: Any, t: Tensor, **cond: Tensor) -> Any:
-        """Score grad log p_t(x) = -E[x0 | x] / s(t) of x's shape (Tweedie); t is clamped below 1, where s vanishes.
+        """Score grad log p_t(x) = E[grad log p_0(x0) | x] / s(t) of x's shape; t is clamped below 1, where s vanishes.
+
+        For x0 ~ N(0, I) that is -E[x0 | x] / s (Tweedie); with latent noise it is -E[z | x] / g.
 
         Raises:
-            ConversionError: the source is not an independent standard normal.
+            ConversionError: it does not follow from what the model predicts, and there is no `score_model`.
         """
-        self._require_score()
-        return self.interpret(self.model(x, t, **cond), "score", x, t)
+        if self.score_model is not None:
+            return self.score_model(x, t, **cond)
+        self.require_score()
+        return self.interpret(self.model(x, t, **cond), "score", x, t, cond)
 
-    def interpret(self, prediction: Any, target: Prediction, x: Any, t: Tensor) -> Any:
+    def interpret(self, prediction: Any, target: Prediction, x: Any, t: Tensor, cond: Cond | None = None) -> Any:
         """What a model output at (x, t) says of `target`, without evaluating the model again."""
-        return self.space.convert(prediction, self.predicts, target, x, t, self.interpolant)
+        return self.convert(prediction, self.predicts, target, x, t, cond)
+
+    def convert(
+        self, prediction: Any, kind: Prediction, target: Prediction, x: Any, t: Tensor, cond: Cond | None = None
+    ) -> Any:
+        """A prediction of one kind at (x, t) as another kind.
+
+        Args:
+            prediction: of x's shape.
+            kind: what it is.
+            target: what it shall be.
+            x: (B, ...) state.
+            t: (B,) times.
+            cond: needed only for the score of a Gaussian source whose mean is a condition.
+
+        Raises:
+            ConversionError: the path or the space does not link the two.
+        """
+        if kind == target:
+            return prediction
+        if isinstance(self.interpolant, StochasticInterpolant):
+            path = self.interpolant
+            return map_state(lambda value, part: convert_latent(value, kind, target, part, t, path), prediction, x)
+        if isinstance(self.source, Gaussian) and "score" in (kind, target):
+            return self._convert_by_source(self.source, prediction, kind, target, x, t, cond)
+        return self.space.convert(prediction, kind, target, x, t, self.interpolant)
 
     def sample_source(
         self,
@@ -128,13 +164,17 @@ class Flow:
             dtype=dtype or torch.get_default_dtype(),
         )
 
+    def masked(self, mask: Mask) -> Flow:
+        """This flow for sampling a batch whose padding is where the mask is False: spaces that take means leave it out."""
+        return self if mask is None else replace(self, space=self.space.masked(mask))
+
     def draw(
         self,
         x1: State,
         cond: Cond | None = None,
         *,
         x0: State | None = None,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         times: TimeLaw | None = None,
         coupling: Coupling | None = None,
         condition_drop: float = 0.0,
@@ -146,14 +186,14 @@ class Flow:
             x1: (B, ...) data.
             cond: name -> (B, ...).
             x0: (B, ...) stored partners of x1; None draws them and applies `coupling`.
-            mask: bool, shape a prefix of x1's, True where x1 holds data.
+            mask: bool, shape a prefix of x1's, True where x1 holds data; or one a component of a product, by name.
             times: law of t; uniform by default.
             coupling: independent by default.
             condition_drop: probability, per sample, of replacing the conditions by their null values.
             generator: source of all randomness.
 
         Raises:
-            ConversionError: a score-predicting flow meets a coupling that ties x0 to x1.
+            ConversionError: a score-predicting flow without latent noise meets a coupling that ties x0 to x1.
         """
         cond = dict(cond or {})
         device, size = device_of(x1), batch_size(x1)
@@ -166,17 +206,19 @@ class Flow:
                 )
             x0 = self.sample_source(shape_of(x1), cond, generator, device=device, dtype=dtype_of(x1))
             # What stands in the padding must not decide who is paired with whom.
-            visible = x1 if coupling is None else map_state(lambda part: _clear_padding(part, mask), x1)
+            visible = x1 if coupling is None else map_masked(_clear_padding, mask, x1)
             x0, _, coupled_cond, index = (coupling or Independent())(x0, visible, cond, mask=mask, generator=generator)
             if coupling is not None:
                 x1 = map_state(lambda part: part[index], x1)
             cond = coupled_cond or {}
-            mask = None if mask is None else mask[index]
+            mask = None if mask is None else map_state(lambda part: part[index], mask)
         if self.null is not None:
             cond = drop(cond, self.null, condition_drop, generator)
         t = (times or Uniform()).sample(size, generator, device=device).to(time_dtype(x1))
-        xt, velocity = self.space.path(x0, x1, t, self.interpolant)
-        target = self.space.convert(velocity, "velocity", self.predicts, xt, t, self.interpolant)
+        space = self.space.masked(mask)
+        x0, x1 = space.project(x0), space.project(x1)
+        xt, velocity = space.path(x0, x1, t, self.interpolant)
+        target = space.convert(velocity, "velocity", self.predicts, xt, t, self.interpolant)
         if self.predicts == "data":
             target = x1  # the same value without the rounding of the conversion
         elif self.predicts == "noise":
@@ -207,8 +249,12 @@ class Flow:
         """
         if weight not in ("plain", "velocity"):
             raise ConfigError(f"loss weight {weight!r} is unknown; allowed: plain, velocity")
-        errors = map_state(lambda p, target: _mean_square(p - target, draw.mask), prediction, draw.target)
-        per_sample = torch.stack(parts(errors)).sum(0)
+        # Padding is cleared before anything is computed from it: a NaN in it must reach neither the loss nor the gradient.
+        prediction, target, x = (
+            map_masked(_clear_padding, draw.mask, state) for state in (prediction, draw.target, draw.xt)
+        )
+        errors = self.space.masked(draw.mask).residual(prediction, target, self.predicts, x)
+        per_sample = torch.stack(parts(map_masked(_mean_square, draw.mask, errors))).sum(0)
         if weight == "velocity":
             per_sample = per_sample * velocity_weight(self.predicts, draw.t, self.interpolant)
         return per_sample.mean()
@@ -219,7 +265,7 @@ class Flow:
         cond: Cond | None = None,
         *,
         x0: State | None = None,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         times: TimeLaw | None = None,
         coupling: Coupling | None = None,
         condition_drop: float = 0.0,
@@ -239,7 +285,12 @@ class Flow:
         )
         return self.regression(self.predict(draw, generator), draw, weight=weight)
 
-    def _require_score(self) -> None:
+    def require_score(self) -> None:
+        """Refuse a flow that has no score.
+
+        Raises:
+            ConversionError: the source is not an independent standard normal.
+        """
         if not self.independent or self.source is not None:
             reason = "a coupled" if not self.independent else "its own"
             raise ConversionError(
@@ -252,7 +303,6 @@ def _mean_square(difference: Tensor, mask: Tensor | None) -> Tensor:
     """Mean square (B,) over the entries where the mask, whose shape is a prefix of the difference's, is True."""
     if mask is None:
         return difference.flatten(1).square().mean(1)
-    # Padding is cleared before it is squared: a NaN in it must reach neither the loss nor the gradient.
     total = _clear_padding(difference, mask).flatten(1).square().sum(1)
     count = mask.reshape(len(mask), -1).sum(1) * (difference[0].numel() // mask[0].numel())
     return total / count.clamp(min=1)

@@ -20,5 +20,6 @@ def midpoint(field: VelocityField, x: Any, times: list[float], space: Space, obs
         v = field(x, t)
         if observe is not None:
             observe(i, t, x, v)
-        x = space.step(x, field(space.step(x, v, h / 2), t + h / 2), h)
+        v_mid = space.pull(x, v, h / 2, field(space.step(x, v, h / 2), t + h / 2))
+        x = space.step(x, v_mid, h)
     return x

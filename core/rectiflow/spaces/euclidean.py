@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,11 @@ from rectiflow.spaces.space import Space
 @dataclass(frozen=True)
 class Euclidean(Space):
     """R^n: states are tensors (B, ...) of any shape, tangents have the same shape."""
+
+    @property
+    def linear(self) -> bool:
+        """True."""
+        return True
 
     def interpolate(self, x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
         """(1 - t) x0 + t x1, with t (B,)."""
@@ -69,12 +73,13 @@ class Euclidean(Space):
         """x + h v in one kernel."""
         return torch.add(x, v, alpha=h)
 
-    def combine(self, velocities: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-        """Sum of weight times tangent."""
-        total = velocities[0] * weights[0]
-        for velocity, weight in zip(velocities[1:], weights[1:], strict=True):
-            total = torch.add(total, velocity, alpha=weight)
-        return total
+    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """v: tangents of flat space are the same everywhere."""
+        return v
+
+    def pull(self, x: Tensor, v: Tensor, h: float, w: Tensor) -> Tensor:
+        """w: flat space is its own normal coordinates."""
+        return w
 
     def flatten(self, x: Tensor) -> Tensor:
         """(B, d) with all axes but the first joined."""

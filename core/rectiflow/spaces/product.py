@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from rectiflow.batch import Mask
 from rectiflow.errors import ConfigError
 from rectiflow.interpolants import Interpolant
 from rectiflow.predictions import Prediction
@@ -18,21 +20,45 @@ State = dict[str, Tensor]
 class Product(Space):
     """A product of named spaces, for example `Product(translations=Euclidean(), rotations=SO3())`.
 
+    Weights scale the product's metric: squared distances, transport costs and losses are sums of weight times those of the
+    components. Geodesics, and with them paths and steps, do not depend on them. A component may have a mask of its own.
+
     Args:
+        weights: name -> positive weight; 1 for names left out.
         components: name -> space; a state is a dict with exactly these names.
+
+    Raises:
+        ConfigError: no components, or weights that are not positive or name no component.
     """
 
-    def __init__(self, **components: Space) -> None:
+    def __init__(self, *, weights: Mapping[str, float] | None = None, **components: Space) -> None:
         if not components:
             raise ConfigError("a product space needs at least one component; got none; pass name=space pairs")
+        weights = dict(weights or {})
+        for name, weight in weights.items():
+            if name not in components:
+                raise ConfigError(
+                    f"weight for {name!r}, which is no component; allowed: {', '.join(sorted(components))}"
+                )
+            if not 0 < weight < math.inf:
+                raise ConfigError(f"component {name!r} has weight {weight}; it must be positive and finite")
         self.components = components
+        self.weights = {name: float(weights.get(name, 1.0)) for name in components}
 
     def __repr__(self) -> str:
-        return f"Product({', '.join(f'{name}={space!r}' for name, space in self.components.items())})"
+        parts = [f"{name}={space!r}" for name, space in self.components.items()]
+        if any(weight != 1 for weight in self.weights.values()):
+            parts.append(f"weights={self.weights}")
+        return f"Product({', '.join(parts)})"
 
     def _check(self, state: Mapping[str, object]) -> None:
         if set(state) != set(self.components):
             raise ConfigError(f"state has components {sorted(state)}; this product has {sorted(self.components)}")
+
+    @property
+    def linear(self) -> bool:
+        """True when every component is."""
+        return all(space.linear for space in self.components.values())
 
     def interpolate(self, x0: State, x1: State, t: Tensor) -> State:
         """Component-wise geodesics at the same fraction t (B,)."""
@@ -47,9 +73,12 @@ class Product(Space):
         return {name: space.exp(x[name], v[name]) for name, space in self.components.items()}
 
     def distance(self, x: State, y: State) -> Tensor:
-        """Root of the summed squared component distances, (B,)."""
-        squares = [space.distance(x[name], y[name]).square() for name, space in self.components.items()]
-        return torch.stack(squares).sum(0).sqrt()
+        """Root of the weighted sum of squared component distances, (B,)."""
+        scaled = [
+            math.sqrt(self.weights[name]) * space.distance(x[name], y[name]) for name, space in self.components.items()
+        ]
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(scaled), dim=0)
+        return norm
 
     def sample_prior(
         self,
@@ -101,6 +130,41 @@ class Product(Space):
             for name, space in self.components.items()
         }
 
+    def transport(self, x: State, y: State, v: State) -> State:
+        """Component-wise parallel transport."""
+        return {name: space.transport(x[name], y[name], v[name]) for name, space in self.components.items()}
+
+    def pull(self, x: State, v: State, h: float, w: State) -> State:
+        """Component-wise tangents in normal coordinates."""
+        return {name: space.pull(x[name], v[name], h, w[name]) for name, space in self.components.items()}
+
+    def residual(self, prediction: State, target: State, kind: Prediction, x: State) -> State:
+        """Component-wise differences, times the roots of the weights."""
+        return {
+            name: math.sqrt(self.weights[name]) * space.residual(prediction[name], target[name], kind, x[name])
+            for name, space in self.components.items()
+        }
+
+    def project(self, x: State) -> State:
+        """Component-wise closest states."""
+        self._check(x)
+        return {name: space.project(x[name]) for name, space in self.components.items()}
+
+    def masked(self, mask: Mask) -> Product:
+        """The product of the masked components: one mask for all, or a dict that gives some or all of them their own.
+
+        Raises:
+            ConfigError: a mask names no component.
+        """
+        if mask is None:
+            return self
+        masks = mask if isinstance(mask, dict) else dict.fromkeys(self.components, mask)
+        if not set(masks) <= set(self.components):
+            raise ConfigError(f"masks have names {sorted(masks)}; this product has {sorted(self.components)}")
+        components = {name: space.masked(masks.get(name)) for name, space in self.components.items()}
+        return Product(weights=self.weights, **components)
+
     def flatten(self, x: State) -> Tensor:
-        """Coordinates of all components side by side, (B, d)."""
-        return torch.cat([space.flatten(x[name]) for name, space in self.components.items()], dim=1)
+        """Coordinates of all components side by side, (B, d), times the roots of the weights."""
+        columns = [math.sqrt(self.weights[name]) * space.flatten(x[name]) for name, space in self.components.items()]
+        return torch.cat(columns, dim=1)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rectiflow.batch import Mask
 from rectiflow.errors import ConversionError
 from rectiflow.interpolants import Interpolant
 from rectiflow.predictions import Prediction
@@ -16,6 +17,11 @@ from rectiflow.predictions import Prediction
 
 class Space(ABC):
     """A state space with geodesics; states and tangents are tensors (B, ...) or, for products, dicts of them."""
+
+    @property
+    def linear(self) -> bool:
+        """Whether states form a vector space, so that solvers may add and scale them like tangents."""
+        return False
 
     @abstractmethod
     def interpolate(self, x0: Any, x1: Any, t: Tensor) -> Any:
@@ -45,18 +51,20 @@ class Space(ABC):
         """Draw from the space's own source law; shape includes the batch axis."""
 
     def log_prior(self, x: Any) -> Tensor:
-        """Log-density (B,) of the source law at x, in coordinates in which a density changes by the flat divergence.
+        """Log-density (B,) of `sample_prior` at states x.
 
         Raises:
-            ConversionError: this space defines none.
+            ConversionError: the space defines none.
         """
-        raise ConversionError(
-            f"the log-density of the prior of {self!r} is not defined; likelihoods need a flat space such as Euclidean"
-        )
+        raise ConversionError(f"the prior of {self!r} has no log-density here; likelihoods need a flat space")
 
     @abstractmethod
     def path(self, x0: Any, x1: Any, t: Tensor, interpolant: Interpolant) -> tuple[Any, Any]:
-        """State x_t and velocity dx_t/dt of the interpolant between x0 and x1 at times t (B,)."""
+        """State x_t and velocity dx_t/dt of the interpolant between x0 and x1 at times t (B,).
+
+        Raises:
+            ConversionError: the interpolant has no path on this space.
+        """
 
     @abstractmethod
     def convert(
@@ -73,9 +81,39 @@ class Space(ABC):
         """exp(x, h v) in as few operations as the space allows: the inner loop of every solver."""
 
     @abstractmethod
-    def combine(self, velocities: Sequence[Any], weights: Sequence[float]) -> Any:
-        """Weighted sum of tangents, for the stages of a solver."""
+    def transport(self, x: Any, y: Any, v: Any) -> Any:
+        """The tangent v at x, moved in parallel along the geodesic to y: for solvers that remember earlier velocities."""
+
+    @abstractmethod
+    def pull(self, x: Any, v: Any, h: float, w: Any) -> Any:
+        """The tangent w at step(x, v, h) in the normal coordinates at x: the u' for which exp(x, h v + e u') moves along w.
+
+        A Runge-Kutta method that pulls each stage back to the start of its step solves an ordinary differential equation in
+        one tangent space, and so keeps its order on any space.
+        """
 
     @abstractmethod
     def flatten(self, x: Any) -> Tensor:
-        """Coordinates (B, d) in which the squared Euclidean distance is the transport cost."""
+        """Coordinates (B, d) of states in which the squared Euclidean distance is the transport cost.
+
+        Curved spaces, which have no such coordinates, give chords: equal to the distance where it is small, monotone in it.
+        """
+
+    def combine(self, velocities: Sequence[Any], weights: Sequence[float]) -> Any:
+        """Weighted sum of tangents at one point, for the stages of a solver."""
+        total = velocities[0] * weights[0]
+        for velocity, weight in zip(velocities[1:], weights[1:], strict=True):
+            total = torch.add(total, velocity, alpha=weight)
+        return total
+
+    def residual(self, prediction: Any, target: Any, kind: Prediction, x: Any) -> Any:
+        """Difference of a prediction and its target at x, whose mean square is the training loss."""
+        return prediction - target
+
+    def project(self, x: Any) -> Any:
+        """The state of this space that is closest to x: undoes rounding, and centres or wraps raw data."""
+        return x
+
+    def masked(self, mask: Mask) -> Space:
+        """This space for a batch whose padding is where the mask is False; the same space where padding does not matter."""
+        return self

@@ -1,0 +1,92 @@
+"""What the curved and the periodic spaces share: geodesic paths and what a network may predict on them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rectiflow.errors import ConversionError
+from rectiflow.interpolants import Interpolant, Linear
+from rectiflow.predictions import MARGIN, Prediction
+from rectiflow.spaces.space import Space
+
+
+class Riemannian(Space):
+    """A space whose paths are geodesics x_t = exp_x0(a(t) log_x0(x1)) (Riemannian flow matching, arXiv 2302.03660).
+
+    Only convex interpolants, a + s = 1, have such a path. A network predicts the velocity or the data; noise and score have no
+    meaning that holds on every space.
+    """
+
+    @abstractmethod
+    def geodesic(self, x0: Tensor, x1: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Point at fraction a, of shape (B, 1, ..., 1), of the geodesic from x0 to x1, and the derivative by a there."""
+
+    @abstractmethod
+    def tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        """The tangent at x that is closest to v: what of a network's output moves the state."""
+
+    def interpolate(self, x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
+        """The point at fraction t (B,) of the shortest geodesic from x0 to x1."""
+        return self.path(x0, x1, t, Linear())[0]
+
+    def path(self, x0: Tensor, x1: Tensor, t: Tensor, interpolant: Interpolant) -> tuple[Tensor, Tensor]:
+        """x_t = exp_x0(a log_x0(x1)) and its time derivative, regular at both ends.
+
+        Raises:
+            ConversionError: the interpolant is not convex.
+        """
+        self._require_convex(interpolant)
+        c = interpolant.coefficients(t).expand_to(x1)
+        xt, rate = self.geodesic(x0, x1, c.a)
+        return xt.to(x1.dtype), (c.da * rate).to(x1.dtype)
+
+    def convert(
+        self, prediction: Tensor, kind: Prediction, target: Prediction, x: Tensor, t: Tensor, interpolant: Interpolant
+    ) -> Tensor:
+        """Velocity from data, v = a' / (1 - a) log_x(x1), and back; t is kept away from 1 only where that divides.
+
+        Raises:
+            ConversionError: noise or score, or an interpolant that is not convex.
+        """
+        for name in (kind, target):
+            if name not in ("velocity", "data"):
+                raise ConversionError(f"{name} is not defined on {self!r}; allowed: velocity, data")
+        self._require_convex(interpolant)
+        if kind == target:
+            return prediction if kind == "data" else self.tangent(x, prediction)
+        if kind == "data":
+            c = interpolant.coefficients(t.clamp(max=1 - MARGIN)).expand_to(x)
+            return (c.da / (1 - c.a) * self.log(x, prediction)).to(x.dtype)
+        c = interpolant.coefficients(t).expand_to(x)
+        return self.exp(x, (1 - c.a) / c.da * prediction).to(x.dtype)
+
+    def step(self, x: Tensor, v: Tensor, h: float) -> Tensor:
+        """exp(x, h v)."""
+        return self.exp(x, h * v)
+
+    def residual(self, prediction: Tensor, target: Tensor, kind: Prediction, x: Tensor) -> Tensor:
+        """Difference of tangents at x; data predictions are compared as the tangents log_x that lead to them."""
+        if kind == "data":
+            return self.log(x, prediction) - self.log(x, target)
+        return self.tangent(x, prediction) - target
+
+    def _require_convex(self, interpolant: Interpolant) -> None:
+        if not interpolant.convex:
+            raise ConversionError(
+                f"{interpolant!r} has a + s != 1, which is no path on {self!r}; use a convex interpolant, such as Linear()"
+            )
+
+
+def joined_norm(distances: Tensor) -> Tensor:
+    """Root (B,) of the summed squares of distances (B, ...) between the parts of a state."""
+    norm: Tensor = torch.linalg.vector_norm(distances.reshape(len(distances), -1), dim=1)
+    return norm
+
+
+def dot(x: Tensor, y: Tensor) -> Any:
+    """Inner products (..., 1) over the last axis."""
+    return (x * y).sum(-1, keepdim=True)
