@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow.errors import ConfigError, MissingDependency
+from rectiflow.instantiation import instantiate
 from rectiflow.records import Metric, Reference
 
 if TYPE_CHECKING:
@@ -124,8 +125,6 @@ class Domain(ABC):
         Raises:
             ConfigError: another target, or settings that it does not take.
         """
-        from rectiflow.config import instantiate
-
         return instantiate(settings, [type(self).__module__.split(".")[0]], **arguments)
 
     def flow_of(self, network: Callable[..., Any], **traits: Any) -> Flow:

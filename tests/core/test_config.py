@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
-from rectiflow.config import check_complete, check_overrides, compose_training, compose_verb, instantiate
+from rectiflow.config import check_complete, check_overrides, compose_training, compose_verb
 from rectiflow.domain import load_spec
 from rectiflow.errors import ConfigError
+from rectiflow.instantiation import instantiate
 from rectiflow.interpolants import Trigonometric
 from rectiflow.settings import ReflowVerbSettings, SampleSettings
 from rectiflow.times import UShaped
