@@ -199,7 +199,8 @@ class Flow:
         device, size = device_of(x1), batch_size(x1)
         index = torch.arange(size, device=device)
         if x0 is None:
-            if self.predicts == "score" and coupling is not None and not coupling.independent:
+            stochastic = isinstance(self.interpolant, StochasticInterpolant)
+            if self.predicts == "score" and not stochastic and coupling is not None and not coupling.independent:
                 raise ConversionError(
                     f"a flow that predicts the score cannot be trained with {coupling!r}: x0 must be independent of x1; "
                     "use the independent coupling, or predict velocity, data or noise"
@@ -218,11 +219,17 @@ class Flow:
         space = self.space.masked(mask)
         x0, x1 = space.project(x0), space.project(x1)
         xt, velocity = space.path(x0, x1, t, self.interpolant)
-        target = space.convert(velocity, "velocity", self.predicts, xt, t, self.interpolant)
+        if isinstance(self.interpolant, StochasticInterpolant):
+            z = space.sample_prior(shape_of(xt), generator, device=device, dtype=dtype_of(xt))
+            return add_latent(Draw(x0, x1, t, xt, velocity, cond, mask, index), self.predicts, self.interpolant, z)
         if self.predicts == "data":
-            target = x1  # the same value without the rounding of the conversion
+            target = x1  # the same value as by conversion, without its rounding
         elif self.predicts == "noise":
             target = x0
+        elif self.predicts == "velocity":
+            target = velocity
+        else:
+            target = self.convert(velocity, "velocity", self.predicts, xt, t, cond)
         return Draw(x0, x1, t, xt, target, cond, mask, index)
 
     def predict(self, draw: Draw, generator: torch.Generator | None = None) -> Any:
@@ -256,6 +263,7 @@ class Flow:
         errors = self.space.masked(draw.mask).residual(prediction, target, self.predicts, x)
         per_sample = torch.stack(parts(map_masked(_mean_square, draw.mask, errors))).sum(0)
         if weight == "velocity":
+            self._check_velocity_weight()
             per_sample = per_sample * velocity_weight(self.predicts, draw.t, self.interpolant)
         return per_sample.mean()
 
@@ -289,13 +297,58 @@ class Flow:
         """Refuse a flow that has no score.
 
         Raises:
-            ConversionError: the source is not an independent standard normal.
+            ConversionError: it does not follow from what the model predicts, and there is no `score_model`.
         """
-        if not self.independent or self.source is not None:
+        if self.score_model is not None:
+            return
+        if isinstance(self.interpolant, StochasticInterpolant):
+            if self.predicts == "velocity":
+                raise ConversionError(
+                    "the score does not follow from the velocity on a path with latent noise; give the flow a score_model"
+                )
+            return
+        if not self.independent or not (self.source is None or isinstance(self.source, Gaussian)):
             reason = "a coupled" if not self.independent else "its own"
             raise ConversionError(
-                f"the score is not defined for a flow with {reason} source; it needs x0 ~ N(0, I) independent of x1: "
-                "use velocity, data or noise, or a flow trained with the independent coupling"
+                f"the score is not defined for a flow with {reason} source; it needs a Gaussian x0 independent of x1: "
+                "use velocity, data or noise, a flow trained with the independent coupling, or a score_model"
+            )
+
+    def _convert_by_source(
+        self,
+        source: Gaussian,
+        prediction: Tensor,
+        kind: Prediction,
+        target: Prediction,
+        x: Tensor,
+        t: Tensor,
+        cond: Cond | None,
+    ) -> Tensor:
+        """To or from the score by way of E[x0 | x], to which a Gaussian source ties it: s score = score of the source there."""
+        s = self.interpolant.coefficients(t.clamp(max=1 - MARGIN)).expand_to(x).s
+        if kind == "score":
+            noise = source.state_of_score(s * prediction, cond)
+            return self.space.convert(noise, "noise", target, x, t, self.interpolant)  # type: ignore[no-any-return]
+        noise = self.space.convert(prediction, kind, "noise", x, t, self.interpolant)
+        return source.score(noise, cond) / s
+
+    def _check_latent(self) -> None:
+        if not self.space.linear:
+            raise ConfigError(
+                f"latent noise needs a linear space such as Euclidean; got {self.space!r}; use a plain path"
+            )
+        if self.predicts == "data":
+            raise ConversionError(
+                "a flow on a path with latent noise cannot predict data: its velocity would not follow; "
+                "predict velocity, noise (the latent one) or score"
+            )
+
+    def _check_velocity_weight(self) -> None:
+        special = isinstance(self.interpolant, StochasticInterpolant) and self.predicts != "velocity"
+        if special or (self.predicts == "score" and self.source is not None):
+            raise ConversionError(
+                f"no weight makes the error of a {self.predicts} prediction that of a velocity on this path and source; "
+                "allowed: weight plain"
             )
 
 

@@ -1,4 +1,4 @@
-"""Stochastic interpolants x_t = a x1 + s x0 + g z, z ~ N(0, I): a path with latent noise that vanishes at both ends (arXiv 2303.08797).
+"""Stochastic interpolants (arXiv 2303.08797): x_t = a x1 + s x0 + g z with latent noise z ~ N(0, I) that vanishes at both ends.
 
 Any two laws, coupled in any way, get a density at every time in between, and with it a score: -E[z | x_t] / g.
 """
@@ -116,7 +116,8 @@ class StochasticInterpolant(Interpolant):
     """A path with latent noise: x_t = a x1 + s x0 + g z.
 
     A flow on it may predict the velocity b = E[a' x1 + s' x0 + g' z | x], the noise eta = E[z | x] (z, not x0) or the score
-    -eta / g, whatever the coupling of x0 and x1; velocity and noise need a network each: `Flow(velocity, path, score_model=LatentScore(noise, path))`.
+    -eta / g, whatever the coupling of x0 and x1. Velocity and noise need a network each: train both as flows of their own and
+    sample with `Flow(velocity, path, score_model=LatentScore(noise, path))`.
 
     Args:
         base: a and s.
