@@ -222,14 +222,11 @@ class Flow:
         if isinstance(self.interpolant, StochasticInterpolant):
             z = space.sample_prior(shape_of(xt), generator, device=device, dtype=dtype_of(xt))
             return add_latent(Draw(x0, x1, t, xt, velocity, cond, mask, index), self.predicts, self.interpolant, z)
+        target = self.convert(velocity, "velocity", self.predicts, xt, t, cond)  # refuses what the space does not define
         if self.predicts == "data":
-            target = x1  # the same value as by conversion, without its rounding
+            target = x1  # the same value without the rounding of the conversion
         elif self.predicts == "noise":
             target = x0
-        elif self.predicts == "velocity":
-            target = velocity
-        else:
-            target = self.convert(velocity, "velocity", self.predicts, xt, t, cond)
         return Draw(x0, x1, t, xt, target, cond, mask, index)
 
     def predict(self, draw: Draw, generator: torch.Generator | None = None) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rectiflow.batch import State, map_state
 from rectiflow.errors import ConfigError, ConversionError
@@ -180,8 +180,7 @@ class OneSided(Interpolant):
         return Coefficients(c.a, torch.sqrt(c.s.square() + latent.g.square()), c.da, ds)
 
 
-@dataclass(frozen=True)
-class LatentScore:
+class LatentScore(nn.Module):
     """The score -eta / g of a network eta(x, t, **cond) for the latent noise, as a `Flow` takes it for its `score_model`.
 
     Args:
@@ -189,10 +188,12 @@ class LatentScore:
         path: the path that it was trained on.
     """
 
-    noise: Callable[..., Any]
-    path: StochasticInterpolant
+    def __init__(self, noise: Callable[..., Any], path: StochasticInterpolant) -> None:
+        super().__init__()
+        self.noise = noise
+        self.path = path
 
-    def __call__(self, x: Any, t: Tensor, **cond: Tensor) -> Any:
+    def forward(self, x: Any, t: Tensor, **cond: Tensor) -> Any:
         """Score of x's shape."""
         return map_state(
             lambda value, part: convert_latent(value, "noise", "score", part, t, self.path), self.noise(x, t, **cond), x
