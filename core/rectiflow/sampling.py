@@ -13,8 +13,10 @@ from rectiflow.batch import Cond, Shape, State, parts
 from rectiflow.control.guidance import NO_GUIDANCE, Guidance
 from rectiflow.errors import ConfigError, NonFiniteError
 from rectiflow.flow import Flow
-from rectiflow.solvers.catalogue import solver
+from rectiflow.solvers.catalogue import ADAPTIVE, SOLVERS, STOCHASTIC, check_solver, solver
+from rectiflow.solvers.diffusion import Amount
 from rectiflow.solvers.field import Observer, VelocityField
+from rectiflow.solvers.reversible_heun import Carried
 from rectiflow.times import check_grid, time_grid
 
 
@@ -27,12 +29,14 @@ class Solution:
         nfe: network evaluations per sample; a guided evaluation counts twice.
         times: (N + 1,) grid in float64.
         trajectory: the N + 1 states on the grid when they were asked for, else None.
+        auxiliary: the second state of reversible_heun, from which its run can be undone; None for other methods.
     """
 
     x: Any
     nfe: int
     times: Tensor
     trajectory: list[Any] | None = None
+    auxiliary: Any = None
 
 
 def integrate(
@@ -48,41 +52,63 @@ def integrate(
     trajectory: bool = False,
     observe: Observer | None = None,
     differentiable: bool = False,
+    checkpoint: bool = False,
     check_finite: bool = True,
     generator: torch.Generator | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_nfe: int | None = None,
+    diffusion: Amount | None = None,
+    last_step: str | None = None,
+    auxiliary: Any = None,
 ) -> Solution:
     """Solve dx/dt = v(x, t) from a state at the first time of the grid to the last.
 
     Args:
         flow: what to follow.
         x: (B, ...) state at the first time.
-        steps: number of steps on the grid from 0 to 1; give this or `times`.
+        steps: number of steps on the grid from 0 to 1; give this or `times`, and neither for an adaptive method from 0 to 1.
         times: (N + 1,) strictly monotone grid in [0, 1]; decreasing grids run towards the source.
         method: a solver's name.
         shift: time shift of the grid made from `steps`.
         cond: name -> (B, ...).
         guidance: scale of classifier-free guidance, or a `Guidance` with an interval.
-        trajectory: keep every state of the grid.
-        observe: called with (step, t, x, velocity) before every step.
+        trajectory: keep every state of the grid; by default none but the current one is held.
+        observe: called with (step, t, x, velocity) before every step; see `Observer`.
         differentiable: record the solve for autograd; by default it runs without.
+        checkpoint: with `differentiable`, recompute the network in the backward pass: one evaluation's activations at a time.
         check_finite: look, once and after the last step, for NaN or infinity.
-        generator: randomness of stochastic solvers; the deterministic ones draw nothing.
+        generator: randomness of stochastic solvers, which need one; the others draw nothing.
+        rtol: relative tolerance of dopri5 and implicit_midpoint.
+        atol: absolute tolerance of dopri5.
+        max_nfe: the most evaluations that dopri5 may spend.
+        diffusion: eps(t) of stochastic solvers: a form's name, a number, a function of t, or a `Diffusion`.
+        last_step: how a stochastic solver ends: ode | mean | tweedie | full.
+        auxiliary: the second state to start reversible_heun with, from `Solution.auxiliary` of the run to undo.
 
     Raises:
-        ConfigError: both or neither of steps and times, a bad grid, an unknown method, or guidance without its conditions.
+        ConfigError: both or neither of steps and times, a bad grid, an unknown method, an option or a space that the method does
+            not take, noise without a generator, or guidance without its conditions.
+        ConversionError: a stochastic method on a flow without a score.
+        ConvergenceError: an adaptive or implicit method misses its tolerance.
         NonFiniteError: the state is NaN or infinite; the message names the step where it first was.
     """
-    if steps is not None and times is None:
-        times = time_grid(steps, shift)
-    elif steps is not None or times is None:
-        seen = "both" if steps is not None else "neither"
-        raise ConfigError(f"integrate got {seen} of steps and times; give exactly one of them")
-    grid = check_grid(times)
     solve = solver(method)
+    times = _times(steps, times, shift, method)
+    grid = check_grid(times)
+    given: dict[str, Any] = {"rtol": rtol, "atol": atol, "max_nfe": max_nfe, "auxiliary": auxiliary}
+    given |= {"diffusion": diffusion, "last_step": last_step, "generator": generator if method in STOCHASTIC else None}
+    options = {name: value for name, value in given.items() if value is not None}
+    check_solver(method, flow.space, options)
+    if checkpoint and not differentiable:
+        raise ConfigError(
+            "integrate got checkpoint without differentiable; it serves the gradient: pass both or neither"
+        )
     if isinstance(guidance, (int, float)):
         guidance = Guidance(float(guidance))
     halfway = [t + (t_next - t) / 2 for t, t_next in itertools.pairwise(grid)]
-    field = VelocityField(flow, x, cond, guidance, [*grid, *halfway])
+    field = VelocityField(flow, x, cond, guidance, [*grid, *halfway], checkpoint)
+    start = None if generator is None else generator.get_state()
     states: list[Any] = []
 
     def record(step: int, t: float, state: Any, velocity: Any) -> None:
@@ -91,16 +117,18 @@ def integrate(
             observe(step, t, state, velocity)
 
     with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-        end = solve(field, x, grid, flow.space, record if trajectory else observe)
+        end = solve(field, x, grid, flow.space, record if trajectory else observe, **options)
+        end, auxiliary = end if isinstance(end, Carried) else (end, None)
         if check_finite and not _finite(end):
-            first = _first_nonfinite(flow, x, grid, method, cond, guidance)
+            if "generator" in options and start is not None:
+                options["generator"] = torch.Generator(options["generator"].device).set_state(start)
+            first = _first_nonfinite(VelocityField(flow, x, cond, guidance), x, grid, method, options)
             raise NonFiniteError(
                 f"sampling gave NaN or infinite values at step {first} of {len(grid) - 1} ({method}); "
                 "check the weights and the conditions"
             )
-    return Solution(
-        end, field.evaluations, times.detach().to("cpu", torch.float64), [*states, end] if trajectory else None
-    )
+    taken = times.detach().to("cpu", torch.float64)
+    return Solution(end, field.evaluations, taken, [*states, end] if trajectory else None, auxiliary)
 
 
 def sample(
@@ -116,6 +144,11 @@ def sample(
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_nfe: int | None = None,
+    diffusion: Amount | None = None,
+    last_step: str | None = None,
 ) -> Any:
     """Draw from the source and carry it to data: x1 of the given shape, batch axis included.
 
@@ -132,6 +165,11 @@ def sample(
         cond=cond,
         guidance=guidance,
         generator=generator,
+        rtol=rtol,
+        atol=atol,
+        max_nfe=max_nfe,
+        diffusion=diffusion,
+        last_step=last_step,
     )
     return solution.x
 
@@ -142,30 +180,52 @@ def invert(
     *,
     steps: int | None = None,
     times: Tensor | None = None,
-    method: str = "midpoint",
+    method: str = "fireflow",
     shift: float = 1.0,
     cond: Cond | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_nfe: int | None = None,
 ) -> Any:
     """Carry data (B, ...) back to its source along the same flow, without guidance.
 
-    `steps` gives the reversed sampling grid; `times`, when given, must decrease. Errors as in `integrate`.
+    `steps` gives the reversed sampling grid; `times`, when given, must decrease. On a space where states cannot be added,
+    "midpoint" is a method to use. Errors as in `integrate`, and:
+
+    Raises:
+        ConfigError: the method draws noise, so that nothing would come back.
     """
-    if steps is not None and times is None:
-        times, steps = time_grid(steps, shift).flip(0), None
+    if method in STOCHASTIC:
+        allowed = ", ".join(sorted(set(SOLVERS) - STOCHASTIC))
+        raise ConfigError(f"inversion got the stochastic method {method!r}; allowed: {allowed}")
+    if times is None and (steps is not None or method in ADAPTIVE):
+        times, steps = _times(steps, None, shift, method).flip(0), None
     if times is not None and times.ndim == 1 and times.numel() > 1 and bool(times[0] < times[-1]):
         raise ConfigError(
             f"inversion got times from {float(times[0]):g} to {float(times[-1]):g}; they must decrease from 1 towards 0"
         )
-    return integrate(flow, x1, steps=steps, times=times, method=method, cond=cond).x
+    return integrate(
+        flow, x1, steps=steps, times=times, method=method, cond=cond, rtol=rtol, atol=atol, max_nfe=max_nfe
+    ).x
+
+
+def _times(steps: int | None, times: Tensor | None, shift: float, method: str) -> Tensor:
+    """The grid to walk on, from whichever of the two was given."""
+    if method in ADAPTIVE:
+        if steps is not None:
+            raise ConfigError(f"method {method!r} got steps {steps} but chooses its own; give rtol and atol instead")
+        return torch.tensor([0.0, 1.0], dtype=torch.float64) if times is None else times
+    if (steps is None) == (times is None):
+        seen = "both" if steps is not None else "neither"
+        raise ConfigError(f"integrate got {seen} of steps and times; give exactly one of them")
+    return time_grid(steps, shift) if steps is not None else times  # type: ignore[return-value]  # one of them is there
 
 
 def _finite(state: State) -> bool:
     return all(bool(torch.isfinite(part).all()) for part in parts(state))
 
 
-def _first_nonfinite(
-    flow: Flow, x: State, grid: list[float], method: str, cond: Cond | None, guidance: Guidance
-) -> int:
+def _first_nonfinite(field: VelocityField, x: State, grid: list[float], method: str, options: dict[str, Any]) -> int:
     """Solve once more with a look at every state: paid only by runs that have failed already."""
     bad: list[int] = []
 
@@ -175,5 +235,5 @@ def _first_nonfinite(
         elif not bad and not _finite(velocity):
             bad.append(step + 1)
 
-    solver(method)(VelocityField(flow, x, cond, guidance), x, grid, flow.space, look)
+    solver(method)(field, x, grid, field.flow.space, look, **options)
     return bad[0] if bad else len(grid) - 1

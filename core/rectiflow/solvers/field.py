@@ -7,15 +7,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recompute
 
 from rectiflow.batch import Cond, State, batch_size, device_of, map_state, time_dtype
 from rectiflow.conditions import concatenate, null_like
 from rectiflow.control.guidance import NO_GUIDANCE, Guidance
 from rectiflow.errors import ConfigError
-from rectiflow.flow import Flow
+from rectiflow.flow import Flow, Model
+from rectiflow.predictions import Prediction
 
 Observer = Callable[[int, float, Any, Any], None]
-"""Sees (step, t, x, velocity at x) before each step; what it returns is ignored."""
+"""Sees (step, t, x, velocity) before each step; what it returns is ignored.
+
+The velocity is the slope that the step starts with: v(x, t) for most solvers, also for the stochastic ones (its probability
+flow, without the score term) and for the exponential ones (their prediction, converted); the slope carried over from the
+step before for fireflow, pseudo_corrector and reversible_heun; the slope at the middle of the step for implicit_midpoint;
+the derivative of the dense output at inner times for dopri5, whose steps are the entries of the grid that was asked for.
+"""
 
 
 class VelocityField:
@@ -30,6 +38,7 @@ class VelocityField:
         cond: name -> (B, ...).
         guidance: classifier-free guidance.
         times: times that the solver is going to ask for.
+        checkpoint: forget the network's activations and recompute them for the gradient, one evaluation at a time.
 
     Raises:
         ConfigError: guidance without conditions or without a null value, or conditions of another batch size.
@@ -42,6 +51,7 @@ class VelocityField:
         cond: Cond | None = None,
         guidance: Guidance = NO_GUIDANCE,
         times: Sequence[float] = (),
+        checkpoint: bool = False,
     ) -> None:
         self.flow = flow
         self.guidance = guidance
@@ -53,6 +63,7 @@ class VelocityField:
                 raise ConfigError(f"condition {name!r} has {value.shape[0]} rows; the state has {self._size}")
         self._options: dict[str, Any] = {"device": device_of(like), "dtype": time_dtype(like)}
         self._rows = self._time_rows(times)
+        self._checkpoint = checkpoint
         self._guided = guidance.scale != 1.0
         if self._guided:
             if not self._cond or flow.null is None:
@@ -64,17 +75,47 @@ class VelocityField:
             self._both = concatenate(self._cond, self._null)
         self._previous: Any = map_state(torch.zeros_like, like) if flow.self_conditioning else None
 
+    @property
+    def cost(self) -> int:
+        """Network evaluations that one call takes at most."""
+        return 2 if self._guided else 1
+
     def __call__(self, x: Any, time: float) -> Any:
         """Velocity at state x and time t in [0, 1]."""
+        return self.predict(x, time, "velocity")
+
+    def data(self, x: Any, time: float) -> Any:
+        """Data estimate E[x1 | x_t = x] at state x and time t, at the price of one velocity."""
+        return self.predict(x, time, "data")
+
+    def score(self, x: Any, time: float) -> Any:
+        """Score of p_t at x, at the price of one velocity.
+
+        Raises:
+            ConversionError: the flow has none.
+        """
+        self.flow.require_score()
+        return self.predict(x, time, "score")
+
+    def velocity_and_score(self, x: Any, time: float) -> tuple[Any, Any]:
+        """Both at state x and time t, from one evaluation, or from one of each network where the score has its own."""
+        if self.flow.score_model is not None:
+            return self(x, time), self.score(x, time)
+        prediction = self.predict(x, time, self.flow.predicts)
+        return (
+            self.convert(prediction, self.flow.predicts, "velocity", x, time),
+            self.convert(prediction, self.flow.predicts, "score", x, time),
+        )
+
+    def predict(self, x: Any, time: float, kind: Prediction) -> Any:
+        """Velocity, data, noise or score at state x and time t, guided like the velocity: all are affine in one another."""
         scale = self.guidance.scale_at(time) if self._guided else 1.0
-        t = self._rows.get(time)
-        if t is None:
-            t = torch.full((self._size,), time, **self._options)
+        t = self._row(time)
         if scale == 1.0:
-            return self._evaluate(x, t, self._cond)
+            return self._evaluate(x, t, self._cond, kind)
         if scale == 0.0:
-            return self._evaluate(x, t, self._null)
-        twice = self._evaluate(map_state(lambda part: torch.cat([part, part]), x), torch.cat([t, t]), self._both)
+            return self._evaluate(x, t, self._null, kind)
+        twice = self._evaluate(map_state(lambda part: torch.cat([part, part]), x), torch.cat([t, t]), self._both, kind)
         self.evaluations += 1
 
         def guide(pair: Tensor) -> Tensor:
@@ -83,19 +124,34 @@ class VelocityField:
 
         return map_state(guide, twice)
 
-    def _evaluate(self, x: Any, t: Tensor, cond: dict[str, Any]) -> Any:
+    def convert(self, prediction: Any, kind: Prediction, target: Prediction, x: Any, time: float) -> Any:
+        """What a prediction of one kind at (x, t) says of another kind, without evaluating the network."""
+        return self.flow.convert(prediction, kind, target, x, self._row(time), self._cond)
+
+    def _row(self, time: float) -> Tensor:
+        t = self._rows.get(time)
+        return torch.full((self._size,), time, **self._options) if t is None else t
+
+    def _evaluate(self, x: Any, t: Tensor, cond: dict[str, Any], kind: Prediction) -> Any:
         self.evaluations += 1
         flow = self.flow
+        if kind == "score" and flow.score_model is not None:
+            return self._network(flow.score_model, x, t, cond)
         if self._previous is None:
-            prediction = flow.model(x, t, **cond)
-            return prediction if flow.predicts == "velocity" else flow.interpret(prediction, "velocity", x, t)
+            prediction = self._network(flow.model, x, t, cond)
+            return prediction if flow.predicts == kind else flow.interpret(prediction, kind, x, t, cond)
         previous = self._previous
         if t.shape[0] != self._size:  # guided: both halves see the same last estimate
             previous = map_state(lambda part: torch.cat([part, part]), previous)
-        prediction = flow.model(x, t, **cond, self_condition=previous)
+        prediction = self._network(flow.model, x, t, {**cond, "self_condition": previous})
         estimate = flow.interpret(prediction, "data", x, t)
         self._previous = map_state(lambda part: part[: self._size].detach(), estimate)
-        return flow.interpret(prediction, "velocity", x, t)
+        return flow.interpret(prediction, kind, x, t, cond)
+
+    def _network(self, network: Model, x: Any, t: Tensor, cond: dict[str, Any]) -> Any:
+        if self._checkpoint:
+            return recompute(network, x, t, use_reentrant=False, **cond)
+        return network(x, t, **cond)
 
     def _time_rows(self, times: Sequence[float]) -> dict[float, Tensor]:
         if not times:
