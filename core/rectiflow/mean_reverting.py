@@ -1,7 +1,7 @@
 """Mean-reverting paths (arXiv 2502.07856): the path of x - mu instead of x, where mu may be a condition of each sample.
 
-With ends x0 ~ N(mu, lambda^2) and x1, x_t = mu + a (x1 - mu) + s (x0 - mu) is the plain path a x1 + s x0 plus (1 - a - s) mu, a known
-shift. So nothing but the network has to see it: solvers, conversions, guidance and likelihoods work on the plain path.
+Between ends x0 ~ N(mu, lambda^2) and x1, x_t = mu + a (x1 - mu) + s (x0 - mu) is the plain path a x1 + s x0 plus a known shift,
+(1 - a - s) mu. So nothing but the network has to see it: solvers, conversions, guidance and likelihoods work on the plain path.
 """
 
 from __future__ import annotations
