@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from rectiflow.batch import State, map_state
+from rectiflow.batch import State, batch_size, map_state
 from rectiflow.conditions import take
 from rectiflow.diagnostics import straightness, transport_cost
 from rectiflow.domain import DomainSpec
@@ -129,7 +129,7 @@ def _command(spec: DomainSpec, config: DictConfig, method: str, steps: int) -> s
 
 def _geometry(trained: Trained, x0: State, cond: dict[str, torch.Tensor], guidance: float) -> dict[str, float]:
     """Straightness (relative) and transport cost of the flow's own trajectories."""
-    rows = torch.arange(min(STRAIGHTNESS_SAMPLES, len(next(iter(cond.values()))) if cond else STRAIGHTNESS_SAMPLES))
+    rows = torch.arange(min(STRAIGHTNESS_SAMPLES, batch_size(x0)))
     few = move(map_state(lambda part: part[rows], x0), trained.device)
     few_cond = move(take(cond, rows), trained.device)
     flow = trained.flow
