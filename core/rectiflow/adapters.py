@@ -1,7 +1,7 @@
-"""Models of other libraries as ours, and our flows and samplers as theirs. No other library is imported: what counts is the signature.
+"""Models of other libraries as ours, and our flows and samplers as theirs, by signature alone: no other library is imported.
 
-House convention: model(x, t, **cond), t (B,), t = 0 noise, t = 1 data, velocity x1 - x0 on the linear path. Models with x first, such
-as flow_matching's, need no adapter.
+House convention: model(x, t, **cond), t (B,), t = 0 noise, t = 1 data, velocity x1 - x0 on the linear path. Models with x first,
+such as those of flow_matching, need no adapter.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class FlowScheduler:
         *,
         sigmas: list[float] | None = None,
     ) -> None:
-        """Start anew with a number of steps, or with noise levels that fall from at most 1 towards 0 (a last 0 is added).
+        """Start anew with a number of steps, or with noise levels that fall from at most 1 to 0 (a last 0 is added, no shift).
 
         Raises:
             ConfigError: both or neither, or levels that do not fall inside [0, 1].

@@ -1,4 +1,4 @@
-"""Flows in closed form: Gaussian and Gaussian-mixture targets from a standard normal source, on any interpolant.
+"""Flows in closed form: Gaussian and mixture targets from a normal source, coupled Gaussians, and point sets, on any interpolant.
 
 They are the oracles of the tests and the examples of the teaching material. All numbers are float64 unless given otherwise.
 """
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
-from rectiflow.interpolants import Interpolant, Linear
+from rectiflow.interpolants import Coefficients, Interpolant, Linear
+from rectiflow.sources import StudentT
+from rectiflow.stochastic_interpolant import LatentCoefficients, StochasticInterpolant
 
 
 class GaussianFlow:
@@ -174,3 +176,141 @@ class MixtureFlow:
         y = torch.linalg.solve(spread, offset)
         quadratic = (offset * y).sum(-1) + torch.logdet(spread) + dimension * math.log(2 * math.pi)
         return self.weights.log() - quadratic / 2, y
+
+
+class JointGaussianFlow:
+    """The flow between two jointly Gaussian ends, with latent noise where the path has it.
+
+    With C = Cov(x0, x1), S_t = s^2 S0 + a^2 S1 + a s (C + C^T) + g^2 I and y = S_t^-1 (x - a m1 - s m0): score -y, latent noise
+    E[z | x] = g y, and velocity a' m1 + s' m0 + [a a' S1 + s s' S0 + a' s C^T + s' a C + g g' I] y. A gauge adds A y with
+    A antisymmetric: another flow through the same marginals, and not a gradient.
+
+    Args:
+        means: m0 and m1, (d,) each.
+        covariances: S0 and S1, (d, d) each.
+        cross: C = E[(x0 - m0)(x1 - m1)^T], (d, d).
+        interpolant: path; linear by default.
+        gauge: A, (d, d); none by default.
+
+    Raises:
+        ConfigError: the joint covariance is not symmetric positive semi-definite, or the gauge is not antisymmetric.
+    """
+
+    def __init__(
+        self,
+        means: tuple[Tensor, Tensor],
+        covariances: tuple[Tensor, Tensor],
+        cross: Tensor,
+        interpolant: Interpolant | None = None,
+        gauge: Tensor | None = None,
+    ) -> None:
+        self.means = means
+        self.covariances = covariances
+        self.cross = cross
+        self.interpolant = interpolant or Linear()
+        self.gauge = torch.zeros_like(cross) if gauge is None else gauge
+        self.joint = torch.cat([torch.cat([covariances[0], cross], 1), torch.cat([cross.mT, covariances[1]], 1)])
+        eigenvalues = torch.linalg.eigvalsh(self.joint)
+        if not torch.allclose(self.joint, self.joint.mT) or bool(eigenvalues.min() < -1e-9 * eigenvalues.abs().max()):
+            raise ConfigError(
+                f"the joint covariance has smallest eigenvalue {float(eigenvalues.min()):g}; "
+                "it must be symmetric with eigenvalues of at least 0"
+            )
+        if not torch.allclose(self.gauge, -self.gauge.mT):
+            raise ConfigError("the gauge is not antisymmetric; use (M - M^T) / 2")
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """Velocity (B, d) at x (B, d), t (B,)."""
+        c, latent = self._coefficients(t, 3)
+        identity = torch.eye(x.shape[1], dtype=x.dtype)
+        rate = c.a * c.da * self.covariances[1] + c.s * c.ds * self.covariances[0] + latent.gdg * identity
+        rate = rate + c.da * c.s * self.cross.mT + c.ds * c.a * self.cross + self.gauge
+        drift = c.da[:, 0] * self.means[1] + c.ds[:, 0] * self.means[0]
+        return drift + torch.einsum("bij,bj->bi", rate, self._whitened(x, t))
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """Score (B, d) at x (B, d), t (B,)."""
+        return -self._whitened(x, t)
+
+    def latent(self, x: Tensor, t: Tensor) -> Tensor:
+        """E[z | x_t = x], (B, d)."""
+        _, latent = self._coefficients(t, 2)
+        return latent.g * self._whitened(x, t)
+
+    def mean(self, t: Tensor) -> Tensor:
+        """E[x_t], (B, d)."""
+        c, _ = self._coefficients(t, 2)
+        return c.a * self.means[1] + c.s * self.means[0]
+
+    def covariance(self, t: Tensor) -> Tensor:
+        """Cov[x_t], (B, d, d)."""
+        c, latent = self._coefficients(t, 3)
+        ends = c.a.square() * self.covariances[1] + c.s.square() * self.covariances[0]
+        mixed = c.a * c.s * (self.cross + self.cross.mT)
+        return ends + mixed + latent.g.square() * torch.eye(len(self.cross), dtype=self.cross.dtype)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Coupled ends x0 and x1, (count, d) each."""
+        values, vectors = torch.linalg.eigh(self.joint)
+        normal = torch.randn(count, len(self.joint), generator=generator, dtype=self.joint.dtype)
+        both = torch.cat(self.means) + normal * values.clamp(min=0).sqrt() @ vectors.mT
+        first, second = both.chunk(2, dim=1)
+        return first, second
+
+    def flow(self) -> Flow:
+        """This velocity as a `Flow` that knows its score; it starts from x0 of its own, not from the space's prior."""
+        return Flow(self.velocity, interpolant=self.interpolant, independent=False, score_model=self.score)
+
+    def _whitened(self, x: Tensor, t: Tensor) -> Tensor:
+        return torch.linalg.solve(self.covariance(t), x - self.mean(t))
+
+    def _coefficients(self, t: Tensor, axes: int) -> tuple[Coefficients, LatentCoefficients]:
+        shape = (-1,) + (1,) * (axes - 1)
+        c = Coefficients(*(value.reshape(shape) for value in self.interpolant.coefficients(t)))
+        if not isinstance(self.interpolant, StochasticInterpolant):
+            nothing = torch.zeros_like(c.a)
+            return c, LatentCoefficients(nothing, nothing, nothing)
+        return c, LatentCoefficients(*(value.reshape(shape) for value in self.interpolant.latent.coefficients(t)))
+
+
+class PointsFlow:
+    """The memorising flow of a finite point set, from a normal or a Student-t source: what a perfect network would learn.
+
+    E[x1 | x_t = x] = sum_k w_k y_k with w_k ~ exp(-|x - a y_k|^2 / (2 s^2)), or with D degrees of freedom
+    w_k ~ (|x - a y_k|^2 + D s^2)^(-(N + D)/2) (PFGM++, arXiv 2302.04265, at sigma = s / a).
+
+    Args:
+        points: (K, N).
+        interpolant: path; linear by default.
+        degrees: D of the Student-t source of scale 1; infinity is the standard normal.
+
+    Raises:
+        ConfigError: degrees not above 0.
+    """
+
+    def __init__(self, points: Tensor, interpolant: Interpolant | None = None, degrees: float = math.inf) -> None:
+        if not degrees > 0:
+            raise ConfigError(f"PointsFlow got degrees {degrees}; allowed: above 0")
+        self.points = points
+        self.interpolant = interpolant or Linear()
+        self.degrees = degrees
+
+    def data(self, x: Tensor, t: Tensor) -> Tensor:
+        """E[x1 | x_t = x], (B, N), for t below 1."""
+        c = self.interpolant.coefficients(t)
+        squares = (x[:, None] - c.a[:, None, None] * self.points).square().sum(-1) / c.s.square()[:, None]
+        if math.isinf(self.degrees):
+            energy = squares / 2
+        else:
+            energy = (x.shape[1] + self.degrees) / 2 * torch.log1p(squares / self.degrees)
+        return torch.softmax(-energy, 1) @ self.points
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """Velocity (B, N) at x (B, N), t (B,), t below 1."""
+        c = self.interpolant.coefficients(t).expand_to(x)
+        return (c.ds * x + c.determinant * self.data(x, t)) / c.s
+
+    def flow(self) -> Flow:
+        """This velocity as a `Flow` with its source."""
+        source = None if math.isinf(self.degrees) else StudentT(self.degrees)
+        return Flow(self.data, interpolant=self.interpolant, predicts="data", source=source)
