@@ -130,13 +130,16 @@ class Domain(ABC):
     def flow_of(self, network: Callable[..., Any], **traits: Any) -> Flow:
         """The network as a flow with the configuration's interpolant and prediction type; `traits` are further `Flow` fields.
 
-        A run with a teacher was trained on stored pairs, and a coupling may tie x0 to x1: neither has a score.
+        A run with a teacher was trained on stored pairs, and a coupling may tie x0 to x1: neither has a score. A run that
+        never dropped its conditions knows no null condition, so it cannot be guided.
         """
         from rectiflow.flow import Flow
 
         config = self.config
         independent = not config.get("teacher") and self.create(config.coupling).independent
         interpolant = self.create(config.interpolant)
+        if config.condition_drop == 0:
+            traits["null"] = None
         return Flow(network, interpolant=interpolant, predicts=config.predicts, independent=independent, **traits)
 
     def picture_conditions(self, generator: torch.Generator) -> tuple[int, Cond]:

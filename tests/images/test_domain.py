@@ -12,6 +12,7 @@ from PIL import Image
 from rectiflow.config import compose_training
 from rectiflow.domain import build, load_spec
 from rectiflow.errors import ConfigError, ConversionError
+from rectiflow.sampling import integrate
 from rectiflow_images.domain import Images, to_bytes
 
 SPEC = load_spec("images")
@@ -108,3 +109,15 @@ def test_real_images_score_like_the_floor_and_noise_does_not(tmp_path: Path, mon
     noise = torch.randn(360, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert images.evaluate(noise, {"label": validation.labels})["fd_digitsnet"] > 20 * figures["fd_digitsnet"]
     assert floor.metrics["fd_digitsnet"] < baseline.metrics["fd_digitsnet"]
+
+
+def test_a_run_that_never_dropped_its_labels_cannot_be_guided() -> None:
+    x, label = torch.zeros(2, 1, 8, 8), torch.tensor([1, 2])
+    for drop, guided in (("0.1", True), ("0", False)):
+        images = domain(f"condition_drop={drop}")
+        flow = images.flow(images.network(torch.Generator().manual_seed(0)))
+        if guided:
+            assert integrate(flow, x, steps=1, cond={"label": label}, guidance=2.0).nfe == 2
+        else:
+            with pytest.raises(ConfigError, match="condition_drop above 0"):
+                integrate(flow, x, steps=1, cond={"label": label}, guidance=2.0)

@@ -67,7 +67,11 @@ class VelocityField:
         self._guided = guidance.scale != 1.0
         if self._guided:
             if not self._cond or flow.null is None:
-                missing = "conditions" if not self._cond else "a null condition (Flow(null=...))"
+                missing = (
+                    "conditions"
+                    if not self._cond
+                    else "a null condition (Flow(null=…), and training with condition_drop above 0)"
+                )
                 raise ConfigError(
                     f"guidance scale {guidance.scale} needs {missing}; use scale 1 to sample without guidance"
                 )
