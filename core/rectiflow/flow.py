@@ -135,12 +135,10 @@ class Flow:
         Raises:
             ConversionError: the path or the space does not link the two.
         """
-        if kind == target:
-            return prediction
         if isinstance(self.interpolant, StochasticInterpolant):
             path = self.interpolant
             return map_state(lambda value, part: convert_latent(value, kind, target, part, t, path), prediction, x)
-        if isinstance(self.source, Gaussian) and "score" in (kind, target):
+        if isinstance(self.source, Gaussian) and kind != target and "score" in (kind, target):
             return self._convert_by_source(self.source, prediction, kind, target, x, t, cond)
         return self.space.convert(prediction, kind, target, x, t, self.interpolant)
 

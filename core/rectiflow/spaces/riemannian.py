@@ -52,9 +52,8 @@ class Riemannian(Space):
         Raises:
             ConversionError: noise or score, or an interpolant that is not convex.
         """
-        for name in (kind, target):
-            if name not in ("velocity", "data"):
-                raise ConversionError(f"{name} is not defined on {self!r}; allowed: velocity, data")
+        self._require_defined(kind)
+        self._require_defined(target)
         self._require_convex(interpolant)
         if kind == target:
             return prediction if kind == "data" else self.tangent(x, prediction)
@@ -69,10 +68,19 @@ class Riemannian(Space):
         return self.exp(x, h * v)
 
     def residual(self, prediction: Tensor, target: Tensor, kind: Prediction, x: Tensor) -> Tensor:
-        """Difference of tangents at x; data predictions are compared as the tangents log_x that lead to them."""
+        """Difference of tangents at x; data predictions are compared as the tangents log_x that lead to them.
+
+        Raises:
+            ConversionError: noise or score.
+        """
+        self._require_defined(kind)
         if kind == "data":
             return self.log(x, prediction) - self.log(x, target)
         return self.tangent(x, prediction) - target
+
+    def _require_defined(self, kind: Prediction) -> None:
+        if kind not in ("velocity", "data"):
+            raise ConversionError(f"{kind} is not defined on {self!r}; allowed: velocity, data")
 
     def _require_convex(self, interpolant: Interpolant) -> None:
         if not interpolant.convex:
