@@ -7,8 +7,7 @@ State and integral are solved together, on one grid, by one method.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from rectiflow.errors import ConfigError, ConversionError
 from rectiflow.flow import Flow
 from rectiflow.jacobians import CHUNK, Trace, linearise, trace_estimator
 from rectiflow.sampling import integrate
+from rectiflow.sources import log_density
 from rectiflow.spaces.euclidean import Euclidean
 from rectiflow.spaces.product import Product
 from rectiflow.times import time_grid
@@ -32,14 +32,6 @@ class Sampled(NamedTuple):
 
     x: Any
     log_prob: Tensor
-
-
-@runtime_checkable
-class SourceWithDensity(Protocol):
-    """A source whose log-density is known."""
-
-    def log_density(self, x: Any, *, cond: Cond) -> Tensor:
-        """log p_0(x), (B,)."""
 
 
 def log_prob(
@@ -79,11 +71,10 @@ def log_prob(
         NonFiniteError: the solve left the finite numbers.
     """
     trace = trace_estimator(divergence, x1, probes=probes, probe=probe, generator=generator)
-    log_source = _log_source(flow, cond or {})
-    log_source(x1)  # a density that does not exist is refused before the solve, not after it
+    _log_source(flow, x1, cond)  # a density that does not exist is refused before the solve, not after it
     grid = time_grid(steps).flip(0)
     x0, change = _solve(flow, x1, grid, method, trace, chunk, cond, guidance, differentiable)
-    return log_source(x0) + change
+    return _log_source(flow, x0, cond) + change
 
 
 def sample_with_log_prob(
@@ -109,7 +100,7 @@ def sample_with_log_prob(
     """
     x0 = flow.sample_source(shape, cond, generator, device=device, dtype=dtype)
     trace = trace_estimator(divergence, x0, probes=probes, probe=probe, generator=generator)
-    start = _log_source(flow, cond or {})(x0)
+    start = _log_source(flow, x0, cond)
     x1, change = _solve(flow, x0, time_grid(steps), method, trace, chunk, cond, guidance, differentiable)
     return Sampled(x1, start - change)
 
@@ -184,31 +175,26 @@ def _joint_flow(flow: Flow, trace: Trace, chunk: int, differentiable: bool) -> F
     product = isinstance(flow.space, Product)
 
     def velocity(joint: dict[str, Tensor], t: Tensor, **cond: Tensor) -> dict[str, Tensor]:
-        at = linearise(
-            lambda x: flow.velocity(x, t, **cond), _state(joint, product), differentiable=differentiable, chunk=chunk
-        )
+        x = _state(joint, product)
+
+        def tangent(x: Any) -> Any:
+            return flow.space.tangent(x, flow.velocity(x, t, **cond))
+
+        at = linearise(tangent, x, differentiable=differentiable, chunk=chunk)
         return {**(at.output if product else {_STATE: at.output}), _CHANGE: trace(at)}
 
-    components = flow.space.components if isinstance(flow.space, Product) else {_STATE: flow.space}
-    return Flow(velocity, space=Product(**components, **{_CHANGE: Euclidean()}), null=flow.null)
+    components: dict[str, Any] = (
+        dict(flow.space.components) if isinstance(flow.space, Product) else {_STATE: flow.space}
+    )
+    components[_CHANGE] = Euclidean()
+    return Flow(velocity, space=Product(**components), null=flow.null)
 
 
 def _state(joint: dict[str, Tensor], product: bool) -> Any:
     return {name: part for name, part in joint.items() if name != _CHANGE} if product else joint[_STATE]
 
 
-def _log_source(flow: Flow, cond: Cond) -> Callable[[Any], Tensor]:
-    """log p_0 as a function of the state.
-
-    Raises:
-        ConversionError: the flow's own source has no `log_density`.
-    """
-    source = flow.source
-    if source is None:
-        return lambda x: flow.space.log_prior(map_state(lambda part: part.to(time_dtype(part)), x))
-    if isinstance(source, SourceWithDensity):
-        return lambda x: source.log_density(x, cond=cond)
-    raise ConversionError(
-        f"the density of the source {source!r} is not known; give it a method log_density(x, *, cond) -> (B,), "
-        "or use a flow whose source is its space's prior"
-    )
+def _log_source(flow: Flow, x: Any, cond: Cond | None) -> Tensor:
+    """log p_0(x), (B,), in at least single precision."""
+    x = map_state(lambda part: part.to(time_dtype(part)), x)
+    return flow.space.log_prior(x) if flow.source is None else log_density(flow.source, x, cond)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from rectiflow.batch import Cond, Shape, State
-from rectiflow.errors import ConfigError
+from rectiflow.errors import ConfigError, ConversionError
 from rectiflow.spaces.space import Space
 
 Centre = float | Tensor | str
@@ -29,6 +29,28 @@ class Source(Protocol):
         dtype: torch.dtype,
     ) -> State:
         """Draw x0 of the given shape, batch axis included."""
+
+
+@runtime_checkable
+class SourceWithDensity(Protocol):
+    """A source whose density is known, which likelihoods need."""
+
+    def log_density(self, x0: Any, cond: Cond | None = None) -> Tensor:
+        """log p(x0) (B,)."""
+
+
+def log_density(source: Source, x0: Any, cond: Cond | None = None) -> Tensor:
+    """log p(x0) (B,) under a source.
+
+    Raises:
+        ConversionError: the source has no `log_density`.
+    """
+    if isinstance(source, SourceWithDensity):
+        return source.log_density(x0, cond)
+    raise ConversionError(
+        f"the density of the source {source!r} is not known; give it a method log_density(x0, cond) -> (B,), "
+        "or use a flow whose source is its space's prior"
+    )
 
 
 def centre_of(centre: Centre, cond: Cond | None) -> float | Tensor:
@@ -102,6 +124,19 @@ class Gaussian:
             return -centred / _like(self.scale, x0).square()
         return -torch.cholesky_solve(centred.flatten(1).mT, _like(self._root, x0)).mT.reshape(x0.shape)
 
+    def log_density(self, x0: Tensor, cond: Cond | None = None) -> Tensor:
+        """log p(x0) (B,), summed over a sample's entries."""
+        centred = x0 - _like(centre_of(self.mean, cond), x0)
+        if self.covariance is None:
+            scale = _like(self.scale, x0)
+            white, log_volume = centred / scale, scale.log().expand_as(x0).flatten(1).sum(1)
+        else:
+            root = _like(self._root, x0)
+            white = torch.linalg.solve_triangular(root, centred.flatten(1).mT, upper=False).mT
+            log_volume = root.diagonal().log().sum().expand(len(x0))
+        white = white.flatten(1)
+        return -(white.square().sum(1) + white.shape[1] * math.log(2 * math.pi)) / 2 - log_volume
+
     def state_of_score(self, score: Tensor, cond: Cond | None = None) -> Tensor:
         """The x0 whose `score` this is: m0 - S0 score."""
         mean = _like(centre_of(self.mean, cond), score)
@@ -148,6 +183,14 @@ class StudentT:
         gamma = torch._standard_gamma(shape_parameter, generator=generator)
         stretch = self.scale * torch.sqrt(self.degrees / (2 * gamma))
         return normal * stretch.to(dtype).reshape((-1,) + (1,) * (normal.ndim - 1))
+
+    def log_density(self, x0: Tensor, cond: Cond | None = None) -> Tensor:
+        """log p(x0) (B,), the multivariate t over a sample's N entries."""
+        flat, degrees = x0.flatten(1), self.degrees
+        entries = flat.shape[1]
+        constant = math.lgamma((entries + degrees) / 2) - math.lgamma(degrees / 2)
+        constant -= entries * (math.log(degrees * math.pi) / 2 + math.log(self.scale))
+        return constant - (entries + degrees) / 2 * torch.log1p(flat.square().sum(1) / (degrees * self.scale**2))
 
 
 class Empirical:
@@ -211,6 +254,14 @@ class Prior:
         state: State = self.space.sample_prior(shape, generator, device=device, dtype=dtype)
         return state
 
+    def log_density(self, x0: Any, cond: Cond | None = None) -> Tensor:
+        """The prior's log-density (B,).
+
+        Raises:
+            ConversionError: the space defines none.
+        """
+        return self.space.log_prior(x0)
+
 
 class Components:
     """Independent sources for the parts of a product state, for example `Components(place=Gaussian(), turn=Prior(SO3()))`.
@@ -246,6 +297,14 @@ class Components:
                 raise ConfigError(f"source {name!r} drew a dict with {sorted(part)}; a component is one tensor")
             drawn[name] = part
         return drawn
+
+    def log_density(self, x0: dict[str, Tensor], cond: Cond | None = None) -> Tensor:
+        """Sum of the components' log-densities (B,).
+
+        Raises:
+            ConversionError: a component's source has none.
+        """
+        return torch.stack([log_density(source, x0[name], cond) for name, source in self.sources.items()]).sum(0)
 
 
 def _one_shape(shape: Shape) -> tuple[int, ...]:

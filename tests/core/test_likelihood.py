@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import multivariate_t
 from torch import Tensor, nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
@@ -17,9 +18,12 @@ from rectiflow.flow import Flow
 from rectiflow.interpolants import Linear, Trigonometric
 from rectiflow.likelihood import METHODS, bits_per_dimension, dequantise, log_prob, sample_with_log_prob
 from rectiflow.sampling import sample
+from rectiflow.sources import Components, Empirical, Gaussian, Prior, StudentT, log_density
 from rectiflow.spaces.euclidean import Euclidean
 from rectiflow.spaces.product import Product
 from rectiflow.spaces.space import Space
+from rectiflow.spaces.torus import Torus
+from rectiflow.spaces.zero_mean import ZeroMean
 
 STD = (0.5, 2.0, 1.3, 0.8, 1.0, 0.6, 1.7, 0.9)
 
@@ -241,8 +245,9 @@ class Wide:
     def __call__(self, shape: Any, *, cond: dict[str, Tensor], generator: Any, device: Any, dtype: Any) -> Tensor:
         return cond["centre"] + 2 * torch.randn(shape, generator=generator, device=device, dtype=dtype)
 
-    def log_density(self, x: Tensor, *, cond: dict[str, Tensor]) -> Tensor:
-        return Normal(cond["centre"], 2.0).log_prob(x).sum(1)
+    def log_density(self, x0: Tensor, cond: dict[str, Tensor] | None = None) -> Tensor:
+        assert cond is not None
+        return Normal(cond["centre"], 2.0).log_prob(x0).sum(1)
 
 
 def test_a_source_brings_its_own_density() -> None:
@@ -254,6 +259,37 @@ def test_a_source_brings_its_own_density() -> None:
     torch.testing.assert_close(log_prob(flow, x1, cond=cond), expected, atol=1e-8, rtol=0)
     drawn, forward = sample_with_log_prob(flow, (2, 1), cond=cond, generator=seeded(19))
     torch.testing.assert_close(forward, Normal(cond["centre"] / math.e, 2 / math.e).log_prob(drawn)[:, 0])
+
+
+def test_densities_of_the_library_s_sources() -> None:
+    x = torch.randn(5, 2, 2, generator=seeded(22))
+    centre, scale = torch.randn(5, 2, 2, generator=seeded(23)), torch.tensor([[0.5], [2.0]])
+    expected = Normal(centre, scale.expand(2, 2)).log_prob(x).sum((1, 2))
+    torch.testing.assert_close(log_density(Gaussian("centre", scale), x, {"centre": centre}), expected)
+    root = torch.randn(4, 4, generator=seeded(24))
+    covariance = root @ root.mT + torch.eye(4)
+    law = MultivariateNormal(torch.full((4,), 0.3), covariance)
+    torch.testing.assert_close(log_density(Gaussian(0.3, covariance=covariance), x), law.log_prob(x.flatten(1)))
+    student = multivariate_t(torch.zeros(4), 1.7**2 * torch.eye(4), df=3.5)
+    measured = log_density(StudentT(3.5, 1.7), x)
+    torch.testing.assert_close(measured, torch.from_numpy(student.logpdf(x.flatten(1).numpy())))
+    both = Components(a=StudentT(3.5, 1.7), b=Prior(Euclidean()))
+    torch.testing.assert_close(log_density(both, {"a": x, "b": x}), measured + Normal(0.0, 1.0).log_prob(x).sum((1, 2)))
+    with pytest.raises(ConversionError, match="density of the source"):
+        log_density(Components(a=Empirical(x)), {"a": x})
+
+
+def test_flat_spaces_have_densities_too() -> None:
+    """On a torus x1 = x0 + v wraps and keeps the uniform law; without a mean the normal law lives on fewer dimensions."""
+    x = torch.rand(3, 2, generator=seeded(25))
+    flow = Flow(lambda x, t: torch.full_like(x, 0.7), space=Torus(period=2.0))
+    torch.testing.assert_close(log_prob(flow, x, steps=3), torch.full((3,), -2 * math.log(2.0)))
+    centred = torch.randn(3, 4, 2, generator=seeded(26))
+    centred = centred - centred.mean(1, keepdim=True)
+    flow = Flow(lambda x, t: x, space=ZeroMean())
+    x0 = centred / math.e
+    expected = -x0.square().sum((1, 2)) / 2 - 3 * math.log(2 * math.pi) - 6
+    torch.testing.assert_close(log_prob(flow, centred), expected)
 
 
 def test_densities_that_do_not_exist_are_refused_before_the_solve() -> None:
@@ -269,7 +305,7 @@ def test_densities_that_do_not_exist_are_refused_before_the_solve() -> None:
     x1 = torch.zeros(2, 3)
     with pytest.raises(ConversionError, match=r"density of the source.*log_density"):
         log_prob(Flow(never, source=source), x1)
-    with pytest.raises(ConversionError, match=r"prior of .*Curved.* is not defined"):
+    with pytest.raises(ConversionError, match=r"prior of .*Curved.*flat space"):
         log_prob(Flow(never, space=Curved()), x1)
     with pytest.raises(ConversionError, match=r"Curved"):
         log_prob(Flow(never, space=Product(a=Curved(), b=Euclidean())), {"a": x1, "b": x1})

@@ -130,6 +130,10 @@ class Product(Space):
             for name, space in self.components.items()
         }
 
+    def tangent(self, x: State, v: State) -> State:
+        """Component-wise tangents."""
+        return {name: space.tangent(x[name], v[name]) for name, space in self.components.items()}
+
     def transport(self, x: State, y: State, v: State) -> State:
         """Component-wise parallel transport."""
         return {name: space.transport(x[name], y[name], v[name]) for name, space in self.components.items()}

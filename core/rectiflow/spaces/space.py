@@ -80,6 +80,10 @@ class Space(ABC):
     def step(self, x: Any, v: Any, h: float) -> Any:
         """exp(x, h v) in as few operations as the space allows: the inner loop of every solver."""
 
+    def tangent(self, x: Any, v: Any) -> Any:
+        """The tangent at x that is closest to v: what of a network's output moves the state."""
+        return v
+
     @abstractmethod
     def transport(self, x: Any, y: Any, v: Any) -> Any:
         """The tangent v at x, moved in parallel along the geodesic to y: for solvers that remember earlier velocities."""

@@ -95,6 +95,10 @@ class ZeroMean(Euclidean):
         """Any of the four kinds into any other; predictions are centred first."""
         return super().convert(self.project(prediction), kind, target, x, t, interpolant)
 
+    def tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        """v, centred."""
+        return self.project(v)
+
     def step(self, x: Tensor, v: Tensor, h: float) -> Tensor:
         """x + h v, with v centred."""
         return torch.add(x, self.project(v), alpha=h)
