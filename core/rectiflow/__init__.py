@@ -11,12 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rectiflow import analytic, couplings, diagnostics, errors, rectify, times
+    from rectiflow import analytic, couplings, diagnostics, errors, likelihood, rectify, times
     from rectiflow.batch import Batch
     from rectiflow.control.guidance import Guidance
     from rectiflow.domain import Domain, DomainSpec
     from rectiflow.flow import Flow
     from rectiflow.interpolants import Interpolant, Linear, Trigonometric
+    from rectiflow.likelihood import log_prob, sample_with_log_prob
     from rectiflow.matching import FlowMatching
     from rectiflow.sampling import Solution, integrate, invert, sample
     from rectiflow.spaces.euclidean import Euclidean
@@ -39,9 +40,11 @@ _HOMES = {
     "Trigonometric": "rectiflow.interpolants",
     "integrate": "rectiflow.sampling",
     "invert": "rectiflow.sampling",
+    "log_prob": "rectiflow.likelihood",
     "sample": "rectiflow.sampling",
+    "sample_with_log_prob": "rectiflow.likelihood",
 }
-_MODULES = ("analytic", "couplings", "diagnostics", "errors", "rectify", "times")
+_MODULES = ("analytic", "couplings", "diagnostics", "errors", "likelihood", "rectify", "times")
 
 __all__ = [
     "Batch",
@@ -63,8 +66,11 @@ __all__ = [
     "errors",
     "integrate",
     "invert",
+    "likelihood",
+    "log_prob",
     "rectify",
     "sample",
+    "sample_with_log_prob",
     "times",
 ]
 
