@@ -14,7 +14,7 @@ from torch import Tensor
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.interpolants import Coefficients, Interpolant, Linear
-from rectiflow.sources import StudentT
+from rectiflow.sources import Gaussian, StudentT
 from rectiflow.stochastic_interpolant import LatentCoefficients, StochasticInterpolant
 
 
@@ -226,7 +226,8 @@ class JointGaussianFlow:
         rate = c.a * c.da * self.covariances[1] + c.s * c.ds * self.covariances[0] + latent.gdg * identity
         rate = rate + c.da * c.s * self.cross.mT + c.ds * c.a * self.cross + self.gauge
         drift = c.da[:, 0] * self.means[1] + c.ds[:, 0] * self.means[0]
-        return drift + torch.einsum("bij,bj->bi", rate, self._whitened(x, t))
+        turned: Tensor = torch.einsum("bij,bj->bi", rate, self._whitened(x, t))
+        return drift + turned
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Score (B, d) at x (B, d), t (B,)."""
@@ -258,8 +259,11 @@ class JointGaussianFlow:
         return first, second
 
     def flow(self) -> Flow:
-        """This velocity as a `Flow` that knows its score; it starts from x0 of its own, not from the space's prior."""
-        return Flow(self.velocity, interpolant=self.interpolant, independent=False, score_model=self.score)
+        """This velocity as a `Flow` that starts from N(m0, S0), S0 positive definite, and knows its score."""
+        source = Gaussian(self.means[0], covariance=self.covariances[0])
+        return Flow(
+            self.velocity, interpolant=self.interpolant, source=source, independent=False, score_model=self.score
+        )
 
     def _whitened(self, x: Tensor, t: Tensor) -> Tensor:
         return torch.linalg.solve(self.covariance(t), x - self.mean(t))
@@ -311,6 +315,6 @@ class PointsFlow:
         return (c.ds * x + c.determinant * self.data(x, t)) / c.s
 
     def flow(self) -> Flow:
-        """This velocity as a `Flow` with its source."""
+        """This data prediction as a `Flow` with its source."""
         source = None if math.isinf(self.degrees) else StudentT(self.degrees)
         return Flow(self.data, interpolant=self.interpolant, predicts="data", source=source)

@@ -116,8 +116,9 @@ class StochasticInterpolant(Interpolant):
     """A path with latent noise: x_t = a x1 + s x0 + g z.
 
     A flow on it may predict the velocity b = E[a' x1 + s' x0 + g' z | x], the noise eta = E[z | x] (z, not x0) or the score
-    -eta / g, whatever the coupling of x0 and x1. Velocity and noise need a network each: train both as flows of their own and
-    sample with `Flow(velocity, path, score_model=LatentScore(noise, path))`.
+    -eta / g, whatever the coupling of x0 and x1; the loss has the gradients of the paper's L_b, L_eta and L_s. Velocity and noise
+    need a network each: train both as flows of their own and sample with
+    `Flow(velocity, path, score_model=LatentScore(noise, path))`.
 
     Args:
         base: a and s.

@@ -13,9 +13,26 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from rectiflow.analytic import GaussianFlow, MixtureFlow
 from rectiflow.errors import ConfigError
-from rectiflow.interpolants import Interpolant, Linear, Trigonometric
+from rectiflow.interpolants import (
+    Interpolant,
+    Linear,
+    LinearVariancePreserving,
+    Lipman,
+    Polynomial,
+    SubVariancePreserving,
+    Trigonometric,
+    VariancePreserving,
+)
 
-PATHS = [Linear(), Trigonometric()]
+PATHS = [
+    Linear(),
+    Trigonometric(),
+    Polynomial(),
+    VariancePreserving(),
+    SubVariancePreserving(),
+    LinearVariancePreserving(),
+    Lipman(0.1),
+]
 MEAN = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
 ROOT = torch.tensor([[1.0, 0.2, 0.0], [-0.5, 0.7, 0.3], [0.1, 0.0, 0.4]], dtype=torch.float64)
 COVARIANCE = ROOT @ ROOT.mT
