@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rectiflow.batch import Cond, State, batch_size, device_of, map_state, time_dtype
+from rectiflow.batch import Cond, State, batch_size, device_of, map_state, parts, time_dtype
 from rectiflow.conditions import Null
 from rectiflow.couplings.bridge import BrownianBridge, SchroedingerBridge
 from rectiflow.couplings.coupling import Coupling
-from rectiflow.errors import ConfigError
+from rectiflow.errors import NonFiniteError
 from rectiflow.flow import Flow, Model, Source
 from rectiflow.sampling import Solution
 from rectiflow.times import TimeLaw, time_grid
@@ -113,18 +113,22 @@ class ScoreAndFlow:
 
         Raises:
             ConfigError: fewer steps than 1.
+            NonFiniteError: the state became NaN or infinite; the message names the step.
         """
-        if steps < 1:
-            raise ConfigError(f"steps is {steps}; allowed: 1 or more")
         grid = time_grid(steps)
         grid = grid.flip(0) if reverse else grid
         h, scale = (-1 if reverse else 1) / steps, self.bridge.sigma / math.sqrt(steps)
-        for time in grid[:-1].tolist():
+        for step, time in enumerate(grid[:-1].tolist()):
             # The networks never saw times nearer to the ends than the bridge's margin.
             inside = min(max(time, self.bridge.margin), 1 - self.bridge.margin)
             t = torch.full((batch_size(x),), inside, device=device_of(x), dtype=time_dtype(x))
             drift = self.drift(x, t, reverse=reverse, **(cond or {}))
             x = map_state(lambda part, slope: part + h * slope + scale * _normal_like(part, generator), x, drift)
+            if not all(bool(part.isfinite().all()) for part in parts(x)):
+                raise NonFiniteError(
+                    f"the state became NaN or infinite at step {step + 1} of {steps}, t = {time:g}; "
+                    "check the networks' outputs there, or take more steps"
+                )
         return Solution(x, 2 * steps, grid)
 
 

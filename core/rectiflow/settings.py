@@ -86,7 +86,7 @@ class EntropicOTSettings:
     replacement: bool = True
     condition_weight: float = float("inf")
     tolerance: float = 1e-6
-    max_iterations: int = 20000
+    max_iterations: int = 1000
 
 
 @dataclass
@@ -100,7 +100,7 @@ class UnbalancedOTSettings:
     relative: bool = True
     condition_weight: float = float("inf")
     tolerance: float = 1e-6
-    max_iterations: int = 20000
+    max_iterations: int = 1000
 
 
 @dataclass
@@ -120,7 +120,7 @@ class SchroedingerBridgeSettings:
     sigma: float = 1.0
     condition_weight: float = float("inf")
     tolerance: float = 1e-6
-    max_iterations: int = 20000
+    max_iterations: int = 1000
 
 
 @dataclass

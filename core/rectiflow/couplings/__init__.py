@@ -10,7 +10,7 @@ from rectiflow.couplings.independent import Independent
 from rectiflow.couplings.optimal_transport import MinibatchOT
 from rectiflow.couplings.partial import PartialOT
 from rectiflow.couplings.permutation import RowPermutation
-from rectiflow.couplings.sinkhorn import Plan, sinkhorn
+from rectiflow.couplings.plans import Plan, sinkhorn
 from rectiflow.couplings.unbalanced import UnbalancedOT
 
 __all__ = [

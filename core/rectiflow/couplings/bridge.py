@@ -16,7 +16,7 @@ from torch import Tensor
 from rectiflow.batch import Cond, State, map_state
 from rectiflow.couplings.coupling import Coupled, Coupling
 from rectiflow.couplings.entropic import EntropicOT
-from rectiflow.couplings.sinkhorn import Plan
+from rectiflow.couplings.plans import Plan
 from rectiflow.errors import ConfigError
 
 
@@ -35,7 +35,7 @@ class SchroedingerBridge(Coupling):
     sigma: float = 1.0
     condition_weight: float = math.inf
     tolerance: float = 1e-6
-    max_iterations: int = 20000
+    max_iterations: int = 1000
     independent = False
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from rectiflow.batch import Cond, State, device_of
 from rectiflow.couplings.costs import check_condition_weight, pairing_costs
 from rectiflow.couplings.coupling import Coupled, Coupling, with_data_rows
-from rectiflow.couplings.sinkhorn import Plan, sinkhorn
+from rectiflow.couplings.plans import Plan, sinkhorn
 from rectiflow.errors import ConfigError
 
 
@@ -30,7 +30,7 @@ class EntropicOT(Coupling):
             follow the plan only nearly; it needs no Sinkhorn iteration.
         condition_weight: cost of a mismatch of conditions, as in `MinibatchOT`.
         tolerance: marginal error at which the plan counts as converged; total mass is 1.
-        max_iterations: after so many Sinkhorn iterations an unconverged plan is an error.
+        max_iterations: after so many iterations of `sinkhorn` an unconverged plan is an error.
     """
 
     regularisation: float = 0.05
@@ -38,7 +38,7 @@ class EntropicOT(Coupling):
     replacement: bool = True
     condition_weight: float = math.inf
     tolerance: float = 1e-6
-    max_iterations: int = 20000
+    max_iterations: int = 1000
     independent = False
 
     def __post_init__(self) -> None:

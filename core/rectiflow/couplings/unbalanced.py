@@ -12,7 +12,7 @@ from rectiflow.batch import Cond, State, device_of, map_state
 from rectiflow.couplings.costs import check_condition_weight, pairing_costs
 from rectiflow.couplings.coupling import Coupled, Coupling, with_data_rows
 from rectiflow.couplings.entropic import draw_by_rows
-from rectiflow.couplings.sinkhorn import Plan, sinkhorn
+from rectiflow.couplings.plans import Plan, sinkhorn
 from rectiflow.errors import ConfigError
 
 
@@ -34,7 +34,7 @@ class UnbalancedOT(Coupling):
             units of the data.
         condition_weight: cost of a mismatch of conditions, as in `MinibatchOT`.
         tolerance: residual at which the plan counts as converged; see `sinkhorn`.
-        max_iterations: after so many Sinkhorn iterations an unconverged plan is an error.
+        max_iterations: after so many iterations of `sinkhorn` an unconverged plan is an error.
     """
 
     data_penalty: float = 1.0
@@ -43,7 +43,7 @@ class UnbalancedOT(Coupling):
     relative: bool = True
     condition_weight: float = math.inf
     tolerance: float = 1e-6
-    max_iterations: int = 20000
+    max_iterations: int = 1000
     independent = False
 
     def __post_init__(self) -> None:
