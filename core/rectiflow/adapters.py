@@ -185,10 +185,6 @@ class FlowScheduler:
         else:
             grid = time_grid(num_inference_steps or 0, self.config.shift)
         self._grid = check_grid(grid)
-        if self._grid[-1] < self._grid[0]:
-            raise ConfigError(
-                f"sigmas rise from {1 - self._grid[0]:g} to {1 - self._grid[-1]:g}; they must fall towards 0"
-            )
         self._calls = [time for i in range(len(self._grid) - 1) for time in self._times_of(i)]
         scale = self.config.num_train_timesteps
         self.sigmas = torch.tensor([*(1 - time for time in self._calls), 1 - self._grid[-1]], device=device).float()
