@@ -214,13 +214,14 @@ class Flow:
         if self.null is not None:
             cond = drop(cond, self.null, condition_drop, generator)
         t = (times or Uniform()).sample(size, generator, device=device).to(time_dtype(x1))
-        space = self.space.masked(mask)
+        masked = self.masked(mask)
+        space = masked.space
         x0, x1 = space.project(x0), space.project(x1)
         xt, velocity = space.path(x0, x1, t, self.interpolant)
         if isinstance(self.interpolant, StochasticInterpolant):
             z = space.sample_prior(shape_of(xt), generator, device=device, dtype=dtype_of(xt))
             return add_latent(Draw(x0, x1, t, xt, velocity, cond, mask, index), self.predicts, self.interpolant, z)
-        target = self.convert(velocity, "velocity", self.predicts, xt, t, cond)  # refuses what the space does not define
+        target = masked.convert(velocity, "velocity", self.predicts, xt, t, cond)  # refuses what the space does not define
         if self.predicts == "data":
             target = x1  # the same value without the rounding of the conversion
         elif self.predicts == "noise":

@@ -151,7 +151,7 @@ def test_velocity_and_data_say_the_same(name: str, interpolant: Interpolant) -> 
 
 @every_space
 def test_what_a_space_does_not_define_is_refused(name: str) -> None:
-    space, shape = SPACES[name]
+    space, _ = SPACES[name]
     x, t = points(name, 2, 1), torch.full((2,), 0.5)
     with pytest.raises(ConversionError, match=r"Trigonometric\(\).*a \+ s != 1.*Linear"):
         space.path(x, x, t, Trigonometric())
@@ -243,7 +243,7 @@ def test_torus_wraps_every_number(x: float, y: float, period: float) -> None:
 
 def test_torus_knows_its_period() -> None:
     for period in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(ConfigError, match="period.*positive and finite"):
+        with pytest.raises(ConfigError, match=r"period.*positive and finite"):
             Torus(period)
     tiny = Torus(1.0).project(torch.tensor([-1e-12], dtype=torch.float32))
     assert float(tiny) == 0.0
