@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     from rectiflow.matching import FlowMatching
     from rectiflow.sampling import Solution, integrate, invert, sample
     from rectiflow.spaces.euclidean import Euclidean
+    from rectiflow.spaces.igso3 import IGSO3
     from rectiflow.spaces.product import Product
+    from rectiflow.spaces.so3 import SO3
     from rectiflow.spaces.space import Space
+    from rectiflow.spaces.sphere import Sphere
+    from rectiflow.spaces.torus import Torus
+    from rectiflow.spaces.zero_mean import ZeroMean
 
 _HOMES = {
     "Batch": "rectiflow.batch",
@@ -32,12 +37,17 @@ _HOMES = {
     "Flow": "rectiflow.flow",
     "FlowMatching": "rectiflow.matching",
     "Guidance": "rectiflow.control.guidance",
+    "IGSO3": "rectiflow.spaces.igso3",
     "Interpolant": "rectiflow.interpolants",
     "Linear": "rectiflow.interpolants",
     "Product": "rectiflow.spaces.product",
+    "SO3": "rectiflow.spaces.so3",
     "Solution": "rectiflow.sampling",
     "Space": "rectiflow.spaces.space",
+    "Sphere": "rectiflow.spaces.sphere",
+    "Torus": "rectiflow.spaces.torus",
     "Trigonometric": "rectiflow.interpolants",
+    "ZeroMean": "rectiflow.spaces.zero_mean",
     "integrate": "rectiflow.sampling",
     "invert": "rectiflow.sampling",
     "log_prob": "rectiflow.likelihood",
@@ -47,6 +57,8 @@ _HOMES = {
 _MODULES = ("analytic", "couplings", "diagnostics", "errors", "likelihood", "rectify", "times")
 
 __all__ = [
+    "IGSO3",
+    "SO3",
     "Batch",
     "Domain",
     "DomainSpec",
@@ -59,7 +71,10 @@ __all__ = [
     "Product",
     "Solution",
     "Space",
+    "Sphere",
+    "Torus",
     "Trigonometric",
+    "ZeroMean",
     "analytic",
     "couplings",
     "diagnostics",

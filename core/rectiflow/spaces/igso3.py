@@ -69,9 +69,10 @@ class IGSO3:
         """
         if len(shape) < 2 or shape[-1] != 4:
             raise ConfigError(f"rotations have shape (B, ..., 4), quaternions (w, x, y, z); got {tuple(shape)}")
-        options = {"generator": generator, "device": device, "dtype": torch.float64}
-        angle = self._quantile(torch.rand(*shape[:-1], 1, **options))
-        axis = quaternions.normalize(torch.randn(*shape[:-1], 3, **options))
+        double = torch.float64
+        uniform = torch.rand((*shape[:-1], 1), generator=generator, device=device, dtype=double)
+        normal = torch.randn((*shape[:-1], 3), generator=generator, device=device, dtype=double)
+        angle, axis = self._quantile(uniform), quaternions.normalize(normal)
         return quaternions.exp(angle * axis).to(dtype or torch.get_default_dtype())
 
     def __call__(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,6 +94,6 @@ def joined_norm(distances: Tensor) -> Tensor:
     return norm
 
 
-def dot(x: Tensor, y: Tensor) -> Any:
+def dot(x: Tensor, y: Tensor) -> Tensor:
     """Inner products (..., 1) over the last axis."""
     return (x * y).sum(-1, keepdim=True)
