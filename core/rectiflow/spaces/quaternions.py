@@ -65,8 +65,9 @@ def log(q: Tensor) -> Tensor:
 def rotate(q: Tensor, y: Tensor) -> Tensor:
     """Vectors y (..., 3) turned by unit quaternions q (..., 4), from the body to the world frame."""
     v = q[..., 1:].expand_as(y)
-    twice = 2 * torch.linalg.cross(v, y)
-    return y + q[..., :1] * twice + torch.linalg.cross(v, twice)
+    twice: Tensor = 2 * torch.linalg.cross(v, y)
+    turned: Tensor = y + q[..., :1] * twice + torch.linalg.cross(v, twice)
+    return turned
 
 
 def to_matrix(q: Tensor) -> Tensor:

@@ -21,6 +21,14 @@ class Riemannian(Space):
     """
 
     @abstractmethod
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        """Tangent at x of the shortest geodesic that reaches y at unit time."""
+
+    @abstractmethod
+    def exp(self, x: Tensor, v: Tensor) -> Tensor:
+        """The point reached from x at unit time along the tangent v."""
+
+    @abstractmethod
     def geodesic(self, x0: Tensor, x1: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """Point at fraction a, of shape (B, 1, ..., 1), of the geodesic from x0 to x1, and the derivative by a there."""
 

@@ -85,7 +85,8 @@ class SO3(Riemannian):
         first = torch.linalg.cross(u, w)
         # Held short of the full turn, where the coefficient is infinite.
         coefficient = inverse_jacobian_coefficient(dot(u, u).clamp(max=(1.75 * math.pi) ** 2))
-        return w + first / 2 + coefficient * torch.linalg.cross(u, first)
+        pulled: Tensor = w + first / 2 + coefficient * torch.linalg.cross(u, first)
+        return pulled
 
     def project(self, x: Tensor) -> Tensor:
         """x / |x|; zero quaternions, which stand in padding, stay zero."""
