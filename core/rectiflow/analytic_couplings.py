@@ -39,7 +39,8 @@ class GaussianTransport:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Where x (..., d) is carried."""
-        return self.mean1 + (x - self.mean0) @ self.matrix.mT
+        image: Tensor = self.mean1 + (x - self.mean0) @ self.matrix.mT
+        return image
 
 
 class ScalarBridge:
@@ -70,13 +71,15 @@ class ScalarBridge:
     def variance(self, t: Tensor) -> Tensor:
         """Variance at times t, of t's shape."""
         cross = 2 * self.covariance + self.sigma**2
-        return (1 - t).square() * self.std0**2 + t.square() * self.std1**2 + t * (1 - t) * cross
+        variance: Tensor = (1 - t).square() * self.std0**2 + t.square() * self.std1**2 + t * (1 - t) * cross
+        return variance
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """Velocity of the probability flow at x, of x's shape, with t broadcasting to it."""
         cross = 2 * self.covariance + self.sigma**2
         rate = 2 * (t * self.std1**2 - (1 - t) * self.std0**2) + (1 - 2 * t) * cross
-        return self.mean1 - self.mean0 + rate / (2 * self.variance(t)) * (x - self.mean(t))
+        velocity: Tensor = self.mean1 - self.mean0 + rate / (2 * self.variance(t)) * (x - self.mean(t))
+        return velocity
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Score at x, of x's shape, with t broadcasting to it."""

@@ -1,51 +1,67 @@
-"""Score and flow matching: a Schroedinger bridge learnt without simulation, by two regressions on the same bridges (SF2M)."""
+"""Score and flow matching: a Schroedinger bridge learnt without simulation, by two regressions on the same paths (SF2M)."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rectiflow.batch import Cond, State, batch_size, device_of, map_state, parts, time_dtype
+from rectiflow.batch import Cond, Mask, State, map_state
 from rectiflow.conditions import Null
-from rectiflow.couplings.bridge import BrownianBridge, SchroedingerBridge
+from rectiflow.couplings.bridge import SchroedingerBridge
 from rectiflow.couplings.coupling import Coupling
-from rectiflow.errors import NonFiniteError
-from rectiflow.flow import Flow, Model, Source
-from rectiflow.sampling import Solution
-from rectiflow.times import TimeLaw, time_grid
+from rectiflow.errors import ConfigError
+from rectiflow.flow import Flow, Model
+from rectiflow.sources import Source
+from rectiflow.stochastic_interpolant import BrownianLatent, StochasticInterpolant
+from rectiflow.times import TimeLaw
 
 
 @dataclass(frozen=True)
 class ScoreAndFlow:
-    """Two networks that together give the drift of a Schroedinger bridge in flat space (SF2M, arXiv 2307.03672).
+    """Two networks that together give a Schroedinger bridge in flat space (SF2M, arXiv 2307.03672).
 
-    The one is the velocity of the probability flow, the other (sigma^2 / 2) times the score; their sum is the drift of
-    dX = drift dt + sigma dW, which carries the source to the data with the same marginals as the flow does.
+    The one is the velocity v of the probability flow, the other w = (sigma^2 / 2) score. dX = (v + w) dt + sigma dW carries
+    the source to the data, and with v - w the data back to the source, both with the marginals of the flow:
+    `integrate(method.flow, x0, method="euler_maruyama", diffusion=sigma**2 / 2, ...)`.
 
     Args:
         velocity: callable `velocity(x, t, **cond)` with x (B, ...) and t (B,), of x's shape.
         scaled_score: callable of the same form.
-        bridge: the noise of the paths.
-        coupling: how ends are paired; None is the Schroedinger bridge's own plan, with the bridge's sigma.
+        sigma: standard deviation of the reference process at t = 1, in the data's units, above 0.
+        coupling: how ends are paired; None is the bridge's own plan.
         source: law of x0; None is a standard normal.
         null: condition name -> value that means "no condition".
+
+    Raises:
+        ConfigError: sigma is not positive.
     """
 
     velocity: Model
     scaled_score: Model
-    bridge: BrownianBridge = field(default_factory=BrownianBridge)
+    sigma: float = 1.0
     coupling: Coupling | None = None
     source: Source | None = None
     null: Null | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma < math.inf:
+            raise ConfigError(f"sigma of a Schroedinger bridge is {self.sigma}; it must be positive and finite")
+
     @property
     def flow(self) -> Flow:
-        """The probability flow, ready to integrate."""
-        return Flow(self.velocity, source=self.source, null=self.null, independent=False)
+        """The probability flow along Brownian bridges, with its score."""
+        return Flow(
+            self.velocity,
+            interpolant=StochasticInterpolant(latent=BrownianLatent(self.sigma**2)),
+            source=self.source,
+            null=self.null,
+            independent=False,
+            score_model=self._score,
+        )
 
     def loss(
         self,
@@ -53,14 +69,15 @@ class ScoreAndFlow:
         cond: Cond | None = None,
         *,
         x0: State | None = None,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         times: TimeLaw | None = None,
         condition_drop: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """E |v - u|^2 + E |lambda w + z|^2 with u, z the bridge's velocity and noise, w the scaled score, lambda its weight.
+        """E |v - u|^2 + E |lambda w + z|^2: u and z are the velocity and unit noise of the paths, lambda = 2 std / sigma^2.
 
-        Both targets are averaged over a sample's valid entries, then over samples; arguments as in `Flow.draw`.
+        With std = sigma sqrt(t (1 - t)) the second target has unit variance at all times. Both errors are averaged over a
+        sample's valid entries, then over samples; arguments as in `Flow.draw`.
         """
         flow = self.flow
         draw = flow.draw(
@@ -69,68 +86,16 @@ class ScoreAndFlow:
             x0=x0,
             mask=mask,
             times=times,
-            coupling=self.coupling or SchroedingerBridge(self.bridge.sigma),
+            coupling=self.coupling or SchroedingerBridge(self.sigma),
             condition_drop=condition_drop,
             generator=generator,
         )
-        bridge = self.bridge.sample(draw.x0, draw.x1, draw.t, generator)
-        draw = draw._replace(t=bridge.t, xt=bridge.xt, target=bridge.velocity)
-        velocity = self.velocity(bridge.xt, bridge.t, **draw.cond)
-        scaled_score = self.scaled_score(bridge.xt, bridge.t, **draw.cond)
-        weight = self.bridge.score_weight(bridge.t)
+        velocity = self.velocity(draw.xt, draw.t, **draw.cond)
+        scaled_score = self.scaled_score(draw.xt, draw.t, **draw.cond)
+        weight = 2 * (draw.t * (1 - draw.t)).sqrt() / self.sigma
         weighted = map_state(lambda part: weight.reshape((-1,) + (1,) * (part.ndim - 1)) * part, scaled_score)
-        opposite = draw._replace(target=map_state(torch.neg, bridge.noise))
+        opposite = draw._replace(target=map_state(torch.neg, draw.latent))
         return flow.regression(velocity, draw) + flow.regression(weighted, opposite)
 
-    def drift(self, x: State, t: Tensor, *, reverse: bool = False, **cond: Tensor) -> Any:
-        """Drift at x (B, ...), t (B,): velocity plus scaled score; minus it for the process run from t = 1 down to 0."""
-        sign = -1 if reverse else 1
-        return map_state(
-            lambda v, w: torch.add(v, w, alpha=sign), self.velocity(x, t, **cond), self.scaled_score(x, t, **cond)
-        )
-
-    @torch.no_grad()
-    def simulate(
-        self,
-        x: State,
-        *,
-        steps: int,
-        reverse: bool = False,
-        cond: Cond | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Solution:
-        """Follow the stochastic bridge by Euler and Maruyama's method from t = 0 to 1, or from 1 to 0.
-
-        Args:
-            x: (B, ...) state at the first time.
-            steps: number of equal steps, at least 1.
-            reverse: run from data to source.
-            cond: name -> (B, ...).
-            generator: source of the noise.
-
-        Returns:
-            The end; both networks count as evaluations.
-
-        Raises:
-            ConfigError: fewer steps than 1.
-            NonFiniteError: the state became NaN or infinite; the message names the step.
-        """
-        grid = time_grid(steps)
-        grid = grid.flip(0) if reverse else grid
-        h, scale = (-1 if reverse else 1) / steps, self.bridge.sigma / math.sqrt(steps)
-        for step, time in enumerate(grid[:-1].tolist()):
-            # The networks never saw times nearer to the ends than the bridge's margin.
-            inside = min(max(time, self.bridge.margin), 1 - self.bridge.margin)
-            t = torch.full((batch_size(x),), inside, device=device_of(x), dtype=time_dtype(x))
-            drift = self.drift(x, t, reverse=reverse, **(cond or {}))
-            x = map_state(lambda part, slope: part + h * slope + scale * _normal_like(part, generator), x, drift)
-            if not all(bool(part.isfinite().all()) for part in parts(x)):
-                raise NonFiniteError(
-                    f"the state became NaN or infinite at step {step + 1} of {steps}, t = {time:g}; "
-                    "check the networks' outputs there, or take more steps"
-                )
-        return Solution(x, 2 * steps, grid)
-
-
-def _normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    def _score(self, x: State, t: Tensor, **cond: Tensor) -> Any:
+        return map_state(lambda part: part * (2 / self.sigma**2), self.scaled_score(x, t, **cond))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from rectiflow.analytic_couplings import ScalarBridge
-from rectiflow.couplings import BrownianBridge, MinibatchOT, SchroedingerBridge
-from rectiflow.errors import ConfigError, NonFiniteError
+from rectiflow.couplings import MinibatchOT, SchroedingerBridge
+from rectiflow.errors import ConfigError
 from rectiflow.sampling import integrate
 from rectiflow.score_and_flow import ScoreAndFlow
 
@@ -47,7 +47,7 @@ def gradients(sign: float = 1.0) -> tuple[Tensor, Tensor]:
         model = ScoreAndFlow(
             lambda x, t, c=c: velocity(x, t) + c[0] * x,
             lambda x, t, c=c: sign * scaled_score(x, t) + c[1] * x,
-            BrownianBridge(SIGMA, margin=0.02),
+            SIGMA,
         )
         (slope,) = torch.autograd.grad(model.loss(x1, x0=x0, generator=seeded(100 + seed)), c)
         rows.append(slope)
@@ -68,25 +68,41 @@ def test_the_wrong_sign_of_the_score_is_noticed() -> None:
 def test_each_target_adds_its_own_mean_square() -> None:
     """Networks that say 0 leave E |u|^2 + E |z|^2 of the drawn bridges."""
     x0, x1 = exact_ends(4000, 1)
-    bridge = BrownianBridge(SIGMA, margin=0.05)
-    zero = ScoreAndFlow(lambda x, t: 0 * x, lambda x, t: 0 * x, bridge)
-    loss = float(zero.loss(x1, x0=x0, generator=seeded(3)))
-    flow_only = ScoreAndFlow(lambda x, t: 0 * x, lambda x, t: torch.full_like(x, math.nan), bridge)
-    assert math.isnan(float(flow_only.loss(x1, x0=x0, generator=seeded(3))))
+    zero = ScoreAndFlow(lambda x, t: 0 * x, lambda x, t: 0 * x, SIGMA)
     draw = zero.flow.draw(x1, x0=x0, generator=seeded(3))
-    generator = seeded(3)
-    torch.rand(4000, generator=generator)
-    points = bridge.sample(x0, x1, draw.t, generator)
-    assert loss == pytest.approx(float(points.velocity.square().mean() + points.noise.square().mean()))
+    assert isinstance(draw.latent, Tensor)
+    expected = float(draw.target.square().mean() + draw.latent.square().mean())
+    assert float(zero.loss(x1, x0=x0, generator=seeded(3))) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 2.0])
+def test_the_second_target_is_the_scaled_score_at_unit_variance(sigma: float) -> None:
+    """A network that says (sigma^2 / 2) times the score of each single path has no error left in it."""
+    x0, x1 = exact_ends(64, 1)
+
+    def path_score(x: Tensor, t: Tensor) -> Tensor:
+        mean = torch.lerp(torch.cat([x0, x0]), torch.cat([x1, x1]), t[:, None])
+        return -(sigma**2 / 2) * (x - mean) / (sigma**2 * t * (1 - t))[:, None]
+
+    model = ScoreAndFlow(lambda x, t: 0 * x, path_score, sigma)
+    draw = model.flow.draw(x1, x0=x0, generator=seeded(3))
+    loss = float(model.loss(x1, x0=x0, generator=seeded(3)))
+    assert loss == pytest.approx(float(draw.target.square().mean()), rel=1e-9)
 
 
 def test_the_diffusion_goes_from_source_to_data_with_the_bridges_covariance() -> None:
-    model = ScoreAndFlow(velocity, scaled_score, BrownianBridge(SIGMA))
+    model = ScoreAndFlow(velocity, scaled_score, SIGMA)
     n, steps = 20000, 100
     x0 = torch.randn(n, 1, generator=seeded(1))
-    solution = model.simulate(x0, steps=steps, generator=seeded(2))
-    x1 = solution.x
-    assert solution.nfe == 2 * steps
+    x1 = integrate(
+        model.flow,
+        x0,
+        steps=steps,
+        method="euler_maruyama",
+        diffusion=SIGMA**2 / 2,
+        last_step="full",
+        generator=seeded(2),
+    ).x
     assert float(x1.mean()) == pytest.approx(1.0, abs=4.5 * 1.6 / math.sqrt(n))
     assert float(x1.var()) == pytest.approx(1.6**2, rel=4.5 * math.sqrt(2 / n) + 0.01)
     error = math.sqrt((1.6**2 + CLOSED.covariance**2) / n)
@@ -94,10 +110,18 @@ def test_the_diffusion_goes_from_source_to_data_with_the_bridges_covariance() ->
 
 
 def test_the_reverse_diffusion_returns_to_the_source() -> None:
-    model = ScoreAndFlow(velocity, scaled_score, BrownianBridge(SIGMA))
+    model = ScoreAndFlow(velocity, scaled_score, SIGMA)
     n = 20000
     x1 = 1 + 1.6 * torch.randn(n, 1, generator=seeded(1))
-    x0 = model.simulate(x1, steps=100, reverse=True, generator=seeded(2)).x
+    x0 = integrate(
+        model.flow,
+        x1,
+        times=torch.linspace(1, 0, 101),
+        method="euler_maruyama",
+        diffusion=SIGMA**2 / 2,
+        last_step="full",
+        generator=seeded(2),
+    ).x
     assert float(x0.mean()) == pytest.approx(0.0, abs=4.5 / math.sqrt(n) + 0.01)
     assert float(x0.var()) == pytest.approx(1.0, rel=4.5 * math.sqrt(2 / n) + 0.015)
     error = math.sqrt((1.6**2 + CLOSED.covariance**2) / n)
@@ -105,7 +129,7 @@ def test_the_reverse_diffusion_returns_to_the_source() -> None:
 
 
 def test_the_probability_flow_has_the_same_ends() -> None:
-    flow = ScoreAndFlow(velocity, scaled_score, BrownianBridge(SIGMA)).flow
+    flow = ScoreAndFlow(velocity, scaled_score, SIGMA).flow
     assert not flow.independent
     x0 = torch.linspace(-2, 2, 5)[:, None]
     torch.testing.assert_close(integrate(flow, x0, steps=80, method="rk4").x, 1 + 1.6 * x0, rtol=1e-6, atol=1e-6)
@@ -119,13 +143,17 @@ def test_its_own_plan_is_the_default_coupling_and_another_may_be_given() -> None
         return 0 * x
 
     x1 = 3 * torch.randn(64, 2, generator=seeded())
-    label = torch.zeros(64, dtype=torch.long)
+    rows = torch.arange(64)
     for coupling in (None, SchroedingerBridge(0.2, condition_weight=0.0), MinibatchOT(0.0)):
-        model = ScoreAndFlow(record, record, BrownianBridge(0.2), coupling=coupling)
-        model.loss(x1, {"row": label if coupling is None else torch.arange(64)}, generator=seeded(1))
-    assert torch.equal(seen[2], seen[3])
-    assert len(set(seen[4].tolist())) == 64
-    assert not torch.equal(seen[2], seen[4])
+        model = ScoreAndFlow(record, record, 0.2, coupling=coupling)
+        model.loss(x1, {"row": torch.zeros(64, dtype=torch.long) if coupling is None else rows}, generator=seeded(1))
+    default, plan, optimal = seen[::2]
+    assert default.tolist() == [0] * 128  # antithetic paths: twice the batch
+    own = SchroedingerBridge(0.2, condition_weight=0.0)(
+        torch.randn(64, 2, generator=(again := seeded(1))), x1, generator=again
+    )
+    assert torch.equal(plan[:64], own.index)
+    assert sorted(optimal[:64].tolist()) == list(range(64))
 
 
 def test_masked_entries_and_conditions() -> None:
@@ -140,13 +168,9 @@ def test_masked_entries_and_conditions() -> None:
         for pad in (0.0, 100.0)
     ]
     assert float(losses[0]) == pytest.approx(float(losses[1]))
-    torch.testing.assert_close(model.drift(x1, torch.ones(8), speed=torch.arange(8.0))[:, 0, 0], 2 * torch.arange(8.0))
-    assert float(model.drift(x1, torch.ones(8), reverse=True, speed=torch.ones(8)).abs().max()) == 0
 
 
-def test_bad_runs_are_named() -> None:
-    model = ScoreAndFlow(velocity, lambda x, t: x / (t[:, None] < 0.5), BrownianBridge(SIGMA))
-    with pytest.raises(ConfigError, match="steps is 0"):
-        model.simulate(torch.zeros(2, 1), steps=0)
-    with pytest.raises(NonFiniteError, match=r"step 6 of 10, t = 0.5"):
-        model.simulate(torch.ones(2, 1), steps=10, generator=seeded())
+def test_a_bad_sigma_is_named() -> None:
+    for sigma in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ConfigError, match=f"sigma.*{sigma}.*positive and finite"):
+            ScoreAndFlow(velocity, scaled_score, sigma)

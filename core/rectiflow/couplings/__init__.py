@@ -3,7 +3,7 @@
 Stored pairs need no coupling object: a batch that brings its own x0 (`rectiflow.Batch`, `rectiflow.rectify`) keeps its pairing.
 """
 
-from rectiflow.couplings.bridge import BridgeDraw, BrownianBridge, SchroedingerBridge
+from rectiflow.couplings.bridge import SchroedingerBridge
 from rectiflow.couplings.coupling import Coupled, Coupling
 from rectiflow.couplings.entropic import EntropicOT
 from rectiflow.couplings.independent import Independent
@@ -14,8 +14,6 @@ from rectiflow.couplings.plans import Plan, sinkhorn
 from rectiflow.couplings.unbalanced import UnbalancedOT
 
 __all__ = [
-    "BridgeDraw",
-    "BrownianBridge",
     "Coupled",
     "Coupling",
     "EntropicOT",

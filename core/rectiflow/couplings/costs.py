@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from rectiflow.batch import Cond, State, parts
+from rectiflow.batch import Cond, Mask, State, map_masked, parts
 from rectiflow.errors import ConfigError, NonFiniteError
 
 
-def squared_distances(x0: State, x1: State, mask: Tensor | None = None) -> Tensor:
+def squared_distances(x0: State, x1: State, mask: Mask = None) -> Tensor:
     """|x0[i] - x1[j]|^2 over the entries that are valid in x1[j], (B, B) float64, on the states' device where it has float64.
 
     Raises:
@@ -40,9 +40,7 @@ def squared_distances(x0: State, x1: State, mask: Tensor | None = None) -> Tenso
     return as_float64(cost).clamp(min=0)
 
 
-def pairing_costs(
-    x0: State, x1: State, cond: Cond | None, mask: Tensor | None, condition_weight: float
-) -> tuple[Tensor, float]:
+def pairing_costs(x0: State, x1: State, cond: Cond | None, mask: Mask, condition_weight: float) -> tuple[Tensor, float]:
     """Cost (B, B) of every pair, infinite where forbidden, and the mean squared distance that weights are measured in.
 
     Row i of x0 counts as drawn for cond[i]. Pairing it with data of another condition adds condition_weight times the mean
@@ -97,7 +95,12 @@ def _coordinates(state: State) -> Tensor:
     return joined.to(torch.promote_types(joined.dtype, torch.float32))
 
 
-def _valid_coordinates(state: State, mask: Tensor) -> Tensor:
+def _valid_coordinates(state: State, mask: Mask) -> Tensor:
     """The mask, whose shape is a prefix of every component's, for each coordinate: bool (B, d)."""
-    spread = [mask.reshape(mask.shape + (1,) * (part.ndim - mask.ndim)).expand_as(part) for part in parts(state)]
-    return torch.cat([part.flatten(1) for part in spread], dim=1)
+
+    def spread(part: Tensor, valid: Tensor | None) -> Tensor:
+        if valid is None:
+            return torch.ones_like(part, dtype=torch.bool)
+        return valid.reshape(valid.shape + (1,) * (part.ndim - valid.ndim)).expand_as(part)
+
+    return torch.cat([part.flatten(1) for part in parts(map_masked(spread, mask, state))], dim=1)

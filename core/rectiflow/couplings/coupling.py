@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rectiflow.batch import Cond, State, map_state
+from rectiflow.batch import Cond, Mask, State, map_state
 from rectiflow.conditions import take
 
 
@@ -38,7 +38,7 @@ class Coupling(ABC):
         x1: State,
         cond: Cond | None = None,
         *,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         generator: torch.Generator | None = None,
     ) -> Coupled:
         """Couple a batch of sources (B, ...) with a batch of data (B, ...).
@@ -47,7 +47,8 @@ class Coupling(ABC):
             x0: sources; row i counts as drawn for cond[i].
             x1: data.
             cond: name -> (B, ...).
-            mask: bool, shape a prefix of x1's, True where x1 holds data; the rest must not decide anything.
+            mask: bool, shape a prefix of x1's, True where x1 holds data, or one a component; the rest must not decide
+                anything.
             generator: source of randomness, for couplings that draw.
         """
 

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from rectiflow.batch import Cond, State, device_of
+from rectiflow.batch import Cond, Mask, State, device_of
 from rectiflow.couplings.costs import check_condition_weight, pairing_costs
 from rectiflow.couplings.coupling import Coupled, Coupling, with_data_rows
 from rectiflow.couplings.plans import Plan, sinkhorn
@@ -46,7 +46,7 @@ class EntropicOT(Coupling):
         if not self.regularisation > 0:
             raise ConfigError(f"regularisation is {self.regularisation}; it must be above 0 (MinibatchOT is its limit)")
 
-    def plan(self, x0: State, x1: State, cond: Cond | None = None, *, mask: Tensor | None = None) -> Plan:
+    def plan(self, x0: State, x1: State, cond: Cond | None = None, *, mask: Mask = None) -> Plan:
         """The plan (B, B), rows of x0 by rows of x1, each with marginal 1 / B.
 
         Raises:
@@ -61,7 +61,7 @@ class EntropicOT(Coupling):
         x1: State,
         cond: Cond | None = None,
         *,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         generator: torch.Generator | None = None,
     ) -> Coupled:
         """x0 as it is, beside partners drawn from the plan.
@@ -78,7 +78,7 @@ class EntropicOT(Coupling):
             index = _perturbed_assignment(*self._problem(x0, x1, cond, mask), generator, device)
         return with_data_rows(x0, x1, cond, index)
 
-    def _problem(self, x0: State, x1: State, cond: Cond | None, mask: Tensor | None) -> tuple[Tensor, float]:
+    def _problem(self, x0: State, x1: State, cond: Cond | None, mask: Mask) -> tuple[Tensor, float]:
         cost, scale = pairing_costs(x0, x1, cond, mask, self.condition_weight)
         return cost, self.regularisation * (scale if self.relative else 1.0)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from rectiflow.batch import Cond, State, batch_size, device_of
+from rectiflow.batch import Cond, Mask, State, batch_size, device_of
 from rectiflow.couplings.coupling import Coupled, Coupling
 
 
@@ -23,7 +22,7 @@ class Independent(Coupling):
         x1: State,
         cond: Cond | None = None,
         *,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         generator: torch.Generator | None = None,
     ) -> Coupled:
         """The batch as it is; nothing is drawn."""

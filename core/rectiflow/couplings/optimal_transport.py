@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
 
-from rectiflow.batch import Cond, State, device_of
+from rectiflow.batch import Cond, Mask, State, device_of
 from rectiflow.couplings.costs import check_condition_weight, pairing_costs
 from rectiflow.couplings.coupling import Coupled, Coupling, with_data_rows
 
@@ -40,7 +39,7 @@ class MinibatchOT(Coupling):
         x1: State,
         cond: Cond | None = None,
         *,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         generator: torch.Generator | None = None,
     ) -> Coupled:
         """The batch with x1 and cond permuted; the permutation is exact, every row is used once and nothing is drawn.

@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from rectiflow.batch import Cond, State, batch_size, device_of, map_state
+from rectiflow.batch import Cond, Mask, State, batch_size, device_of, map_state
 from rectiflow.couplings.costs import check_condition_weight, pairing_costs
 from rectiflow.couplings.coupling import Coupled, Coupling, with_data_rows
 from rectiflow.errors import ConfigError
@@ -38,9 +38,7 @@ class PartialOT(Coupling):
         if not 0 < self.share <= 1:
             raise ConfigError(f"share is {self.share}; allowed: above 0, up to 1")
 
-    def pairs(
-        self, x0: State, x1: State, cond: Cond | None = None, *, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def pairs(self, x0: State, x1: State, cond: Cond | None = None, *, mask: Mask = None) -> tuple[Tensor, Tensor]:
         """Rows of x0 (k,), ascending, and the rows of x1 (k,) that they go with; k = round(share B), at least 1."""
         cost, _ = pairing_costs(x0, x1, cond, mask, self.condition_weight)
         count = max(1, round(self.share * batch_size(x1)))
@@ -54,7 +52,7 @@ class PartialOT(Coupling):
         x1: State,
         cond: Cond | None = None,
         *,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         generator: torch.Generator | None = None,
     ) -> Coupled:
         """B rows, each a kept pair; `index` names the rows of x1.

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from rectiflow.batch import Cond, State, batch_size, device_of, map_state, parts
+from rectiflow.batch import Cond, Mask, State, batch_size, device_of, map_state, parts
 from rectiflow.couplings.coupling import Coupled, Coupling
 from rectiflow.errors import ConfigError, NonFiniteError
 
@@ -26,7 +26,7 @@ class RowPermutation(Coupling):
 
     independent = False
 
-    def permutation(self, x0: State, x1: State, *, mask: Tensor | None = None) -> Tensor:
+    def permutation(self, x0: State, x1: State, *, mask: Mask = None) -> Tensor:
         """(B, N): row n of sample b of x1 goes with row permutation[b, n] of that sample of x0.
 
         Raises:
@@ -39,6 +39,8 @@ class RowPermutation(Coupling):
                 f"x0 and x1 have rows of shapes {tuple(first.shape)} and {tuple(second.shape)}; they must agree"
             )
         size, count = first.shape[:2]
+        if isinstance(mask, dict):
+            raise ConfigError("a row permutation needs one mask for whole rows, not one a component")
         if mask is not None and mask.shape != (size, count):
             raise ConfigError(f"a row permutation needs a mask of shape ({size}, {count}), not {tuple(mask.shape)}")
         # |x0|^2 and |x1|^2 add the same to every assignment, so the inner product alone decides it.
@@ -59,7 +61,7 @@ class RowPermutation(Coupling):
         x1: State,
         cond: Cond | None = None,
         *,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         generator: torch.Generator | None = None,
     ) -> Coupled:
         """x0 with its rows reordered inside each sample, beside x1 and cond as they are; nothing is drawn.

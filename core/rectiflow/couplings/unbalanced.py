@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rectiflow.batch import Cond, State, device_of, map_state
+from rectiflow.batch import Cond, Mask, State, device_of, map_state
 from rectiflow.couplings.costs import check_condition_weight, pairing_costs
 from rectiflow.couplings.coupling import Coupled, Coupling, with_data_rows
 from rectiflow.couplings.entropic import draw_by_rows
@@ -52,7 +52,7 @@ class UnbalancedOT(Coupling):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
 
-    def plan(self, x0: State, x1: State, cond: Cond | None = None, *, mask: Tensor | None = None) -> Plan:
+    def plan(self, x0: State, x1: State, cond: Cond | None = None, *, mask: Mask = None) -> Plan:
         """The plan (B, B), rows of x0 by rows of x1; its total may differ from 1 when both marginals bend.
 
         Raises:
@@ -75,7 +75,7 @@ class UnbalancedOT(Coupling):
         x1: State,
         cond: Cond | None = None,
         *,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         generator: torch.Generator | None = None,
     ) -> Coupled:
         """B pairs drawn from the plan; `index` names the rows of x1.

@@ -1,4 +1,4 @@
-"""Schroedinger bridge: its plan and paths against closed forms, autograd and the continuity of the flow of each path."""
+"""Schroedinger bridge: its plan against closed forms, its paths against autograd of the log-density of Brownian bridges."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from rectiflow.analytic_couplings import ScalarBridge
-from rectiflow.couplings import BrownianBridge, EntropicOT, SchroedingerBridge, sinkhorn
+from rectiflow.couplings import EntropicOT, SchroedingerBridge, sinkhorn
 from rectiflow.errors import ConfigError
+from rectiflow.flow import Draw, Flow
+from rectiflow.stochastic_interpolant import BrownianLatent, StochasticInterpolant
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -63,98 +65,39 @@ def test_classes_are_kept() -> None:
     assert torch.equal(coupled.cond["label"], label)
 
 
-@pytest.mark.parametrize("sigma", [0.3, 1.0, 3.0])
-def test_score_is_the_gradient_of_the_log_density(sigma: float) -> None:
-    x0, x1 = ends()
-    t = torch.linspace(0.01, 0.99, 6)
-    x = torch.randn(6, 3, generator=seeded(2)).requires_grad_()
-    mean = (1 - t[:, None]) * x0 + t[:, None] * x1
-    density = Normal(mean, sigma * (t * (1 - t)).sqrt()[:, None].expand(6, 3)).log_prob(x).sum()
-    (expected,) = torch.autograd.grad(density, x)
-    torch.testing.assert_close(BrownianBridge(sigma).score(x.detach(), x0, x1, t), expected, rtol=1e-10, atol=1e-10)
+def drawn(sigma: float, kind: str) -> Draw:
+    """Draws of SB-CFM: ends from the bridge's plan, the path with its latent noise."""
+    flow = Flow(lambda x, t: x, interpolant=StochasticInterpolant(latent=BrownianLatent(sigma**2)), predicts=kind)
+    _, x1 = ends(8)
+    return flow.draw(x1, coupling=SchroedingerBridge(sigma), generator=seeded(4))
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 3.0])
-def test_velocity_carries_every_quantile_of_the_bridge(sigma: float) -> None:
-    """In the probability flow of a Gaussian path mean(t) + std(t) z, each z stays: its time derivative is the velocity."""
-    x0, x1 = ends()
-    z = torch.randn(6, 3, generator=seeded(2))
-    t = torch.linspace(0.02, 0.97, 6).requires_grad_()
-    column = t[:, None]
-    point = (1 - column) * x0 + column * x1 + sigma * (column * (1 - column)).sqrt() * z
-    slopes = torch.stack([torch.autograd.grad(point[:, i].sum(), t, retain_graph=True)[0] for i in range(3)], 1)
-    velocity = BrownianBridge(sigma).velocity(point.detach(), x0, x1, t.detach())
-    torch.testing.assert_close(velocity, slopes, rtol=1e-10, atol=1e-10)
+def test_the_score_target_is_the_gradient_of_the_bridges_log_density(sigma: float) -> None:
+    draw = drawn(sigma, "score")
+    t = draw.t[:, None]
+    x = draw.xt.clone().requires_grad_()
+    law = Normal((1 - t) * draw.x0 + t * draw.x1, (sigma * (t * (1 - t)).sqrt()).expand_as(x))
+    (expected,) = torch.autograd.grad(law.log_prob(x).sum(), x)
+    torch.testing.assert_close(draw.target, expected, rtol=1e-8, atol=1e-8)
 
 
-def test_velocity_and_score_solve_the_continuity_equation_of_the_density() -> None:
-    """d log p / dt + v . grad log p + div v = 0 on the line, all by autograd."""
-    x0, x1 = torch.tensor([[0.3]]), torch.tensor([[2.0]])
-    bridge = BrownianBridge(0.8)
-    for time, place in ((0.1, 0.0), (0.5, 1.9), (0.8, -0.4)):
-        t = torch.tensor([time], requires_grad=True)
-        x = torch.tensor([[place]], requires_grad=True)
-        log_density = Normal((1 - t) * x0 + t * x1, 0.8 * (t * (1 - t)).sqrt()).log_prob(x).sum()
-        in_time, in_space = torch.autograd.grad(log_density, (t, x))
-        velocity = bridge.velocity(x, x0, x1, t.detach())
-        (divergence,) = torch.autograd.grad(velocity.sum(), x)
-        assert float((in_time + velocity * in_space + divergence).detach()) == pytest.approx(0, abs=1e-10)
-
-
-def test_samples_have_the_moments_of_the_bridge_and_belong_to_their_targets() -> None:
-    n, bridge, t = 20000, BrownianBridge(1.5), torch.tensor([0.1, 0.5, 0.9])
-    for time in t.tolist():
-        x0, x1 = torch.full((n, 1), -1.0), torch.full((n, 1), 3.0)
-        draw = bridge.sample(x0, x1, torch.full((n,), time), seeded(4))
-        variance = 1.5**2 * time * (1 - time)
-        assert float(draw.xt.mean()) == pytest.approx(-1 + 4 * time, abs=4 * math.sqrt(variance / n))
-        assert float(draw.xt.var()) == pytest.approx(variance, rel=4 * math.sqrt(2 / n))
-        torch.testing.assert_close(draw.velocity, bridge.velocity(draw.xt, x0, x1, draw.t))
-        torch.testing.assert_close(draw.score, bridge.score(draw.xt, x0, x1, draw.t))
-
-
-def test_weighted_score_target_is_minus_the_unit_noise() -> None:
-    x0, x1 = ends(100, (2, 2))
-    t = torch.rand(100, generator=seeded(3))
-    bridge = BrownianBridge(0.4)
-    draw = bridge.sample(x0, x1, t, seeded(5))
-    weight = bridge.score_weight(t).reshape(-1, 1, 1)
-    torch.testing.assert_close(weight * (0.4**2 / 2) * draw.score, -draw.noise, rtol=1e-9, atol=1e-9)
-    assert abs(float(draw.noise.var()) - 1) < 4.5 * math.sqrt(2 / 400)
-
-
-def test_at_the_ends_state_and_targets_are_finite_and_of_one_time() -> None:
-    x0, x1 = ends(4)
-    bridge = BrownianBridge(1.0, margin=1e-2)
-    draw = bridge.sample(x0, x1, torch.tensor([0.0, 1e-9, 1 - 1e-9, 1.0]), seeded())
-    torch.testing.assert_close(draw.t, torch.tensor([0.01, 0.01, 0.99, 0.99]))
-    inside = bridge.sample(x0, x1, draw.t, seeded())
-    for at_end, within in zip(draw, inside, strict=True):
-        assert bool(at_end.isfinite().all())
-        torch.testing.assert_close(at_end, within)
-    assert float(draw.velocity.abs().max()) < 100
-
-
-def test_product_states_and_the_generator() -> None:
-    x0, x1 = ends(5)
-    t = torch.linspace(0.1, 0.9, 5)
-    bridge = BrownianBridge(1.0)
-    draw = bridge.sample({"a": x0, "b": 2 * x0}, {"a": x1, "b": x1}, t, seeded())
-    alone = bridge.sample(x0, x1, t, seeded())
-    torch.testing.assert_close(draw.xt["a"], alone.xt)
-    assert not torch.allclose(draw.noise["a"], draw.noise["b"])
-    torch.testing.assert_close(draw.velocity["b"], bridge.velocity(draw.xt["b"], 2 * x0, x1, t))
-    assert torch.equal(alone.xt, bridge.sample(x0, x1, t, seeded()).xt)
-    assert not torch.equal(alone.xt, bridge.sample(x0, x1, t, seeded(1)).xt)
-    half = bridge.sample(x0.bfloat16(), x1.bfloat16(), t.float(), seeded())
-    assert half.xt.dtype == half.velocity.dtype == half.score.dtype == torch.bfloat16
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 3.0])
+def test_the_velocity_target_solves_the_continuity_equation_of_the_bridge(sigma: float) -> None:
+    """d log p / dt + v . grad log p + div v = 0, with v affine in x: v = x1 - x0 + k(t) (x - mean), div v = d k."""
+    draw = drawn(sigma, "velocity")
+    t = draw.t.clone().requires_grad_()
+    x = draw.xt.clone().requires_grad_()
+    mean = (1 - t[:, None]) * draw.x0 + t[:, None] * draw.x1
+    log_density = Normal(mean, (sigma * (t * (1 - t)).sqrt())[:, None].expand_as(x)).log_prob(x).sum()
+    in_time, in_space = torch.autograd.grad(log_density, (t, x))
+    offset = (draw.xt - mean).detach()
+    rate = ((draw.target - (draw.x1 - draw.x0)) / offset)[:, 0]
+    left = in_time + (draw.target * in_space).sum(1) + 3 * rate
+    torch.testing.assert_close(left / (1 + in_time.abs()), torch.zeros_like(left), rtol=0, atol=1e-8)
 
 
 def test_bad_numbers_are_named() -> None:
     for value in (0.0, -1.0, math.inf, math.nan):
-        for kind in (SchroedingerBridge, BrownianBridge):
-            with pytest.raises(ConfigError, match=f"sigma.*{value}.*positive and finite"):
-                kind(value)
-    for margin in (0.0, 0.5, -0.1):
-        with pytest.raises(ConfigError, match=f"margin.*{margin}.*0.5"):
-            BrownianBridge(1.0, margin=margin)
+        with pytest.raises(ConfigError, match=f"sigma.*{value}.*positive and finite"):
+            SchroedingerBridge(value)

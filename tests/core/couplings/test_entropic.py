@@ -37,9 +37,9 @@ def test_partners_are_drawn_from_the_rows_of_the_plan() -> None:
     plan = EntropicOT(0.3).plan(x0, x1)
     cost = torch.cdist(x0, x1).square()
     torch.testing.assert_close(plan.matrix, sinkhorn(cost, 0.3 * float(cost.mean())).matrix)
-    seen = frequencies(EntropicOT(0.3), x0, x1, 1000)
+    seen = frequencies(EntropicOT(0.3), x0, x1, 400)
     chance = 5 * plan.matrix
-    assert bool(((seen - chance).abs() < 4.5 * (chance * (1 - chance) / 1000).sqrt() + 1e-3).all())
+    assert bool(((seen - chance).abs() < 4.5 * (chance * (1 - chance) / 400).sqrt() + 1e-3).all())
 
 
 def test_without_replacement_every_row_is_used_once_and_pairs_nearly_follow_the_plan() -> None:
@@ -59,8 +59,8 @@ def test_without_replacement_every_row_is_used_once_and_pairs_nearly_follow_the_
 @pytest.mark.parametrize("replacement", [True, False])
 def test_much_entropy_pairs_at_random(replacement: bool) -> None:
     x0, x1 = clouds(4, (2,))
-    seen = frequencies(EntropicOT(1e5, replacement=replacement), x0, x1, 2000)
-    assert bool(((seen - 0.25).abs() < 4.5 * math.sqrt(0.25 * 0.75 / 2000)).all())
+    seen = frequencies(EntropicOT(1e5, replacement=replacement), x0, x1, 600)
+    assert bool(((seen - 0.25).abs() < 4.5 * math.sqrt(0.25 * 0.75 / 600)).all())
 
 
 @pytest.mark.parametrize("replacement", [True, False])

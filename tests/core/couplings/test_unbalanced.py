@@ -62,7 +62,7 @@ def test_with_both_marginals_relaxed_sources_come_by_their_mass() -> None:
     mass = coupling.plan(x0, x1).matrix.sum(1)
     expected = 32 * mass / mass.sum()
     counts = []
-    for seed in range(200):
+    for seed in range(60):
         coupled = coupling(x0, x1, {"row": torch.arange(32)}, generator=seeded(seed))
         assert coupled.x0.shape == x0.shape
         assert coupled.cond is not None
@@ -74,7 +74,7 @@ def test_with_both_marginals_relaxed_sources_come_by_their_mass() -> None:
         counts.append(count.double())
     spread = torch.stack(counts)
     assert float(spread[:, 0].sum()) == 0
-    assert bool(((spread.mean(0) - expected).abs() < 4.5 * 0.5 / math.sqrt(200)).all())
+    assert bool(((spread.mean(0) - expected).abs() < 4.5 * 0.5 / math.sqrt(60)).all())
 
 
 def test_pairs_follow_the_plan_when_rows_are_drawn_by_mass() -> None:
@@ -82,7 +82,7 @@ def test_pairs_follow_the_plan_when_rows_are_drawn_by_mass() -> None:
     x0, x1 = torch.randn(5, 1, generator=g), torch.randn(5, 1, generator=g)
     coupling = UnbalancedOT(0.2, source_penalty=0.2, regularisation=0.2)
     plan = coupling.plan(x0, x1).matrix
-    seen, draws = torch.zeros(5, 5), 1000
+    seen, draws = torch.zeros(5, 5), 300
     for _ in range(draws):
         coupled = coupling(x0, x1, generator=g)
         for row, column in zip((coupled.x0 == x0.T).double().argmax(1), coupled.index, strict=True):
