@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rectiflow import analytic, couplings, diagnostics, errors, likelihood, rectify, times
+    from rectiflow import analytic, analytic_couplings, couplings, diagnostics, errors, likelihood, rectify, times
     from rectiflow.batch import Batch
     from rectiflow.control.guidance import Guidance
     from rectiflow.domain import Domain, DomainSpec
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rectiflow.likelihood import log_prob, sample_with_log_prob
     from rectiflow.matching import FlowMatching
     from rectiflow.sampling import Solution, integrate, invert, sample
+    from rectiflow.score_and_flow import ScoreAndFlow
     from rectiflow.spaces.euclidean import Euclidean
     from rectiflow.spaces.igso3 import IGSO3
     from rectiflow.spaces.product import Product
@@ -42,6 +43,7 @@ _HOMES = {
     "Linear": "rectiflow.interpolants",
     "Product": "rectiflow.spaces.product",
     "SO3": "rectiflow.spaces.so3",
+    "ScoreAndFlow": "rectiflow.score_and_flow",
     "Solution": "rectiflow.sampling",
     "Space": "rectiflow.spaces.space",
     "Sphere": "rectiflow.spaces.sphere",
@@ -54,7 +56,7 @@ _HOMES = {
     "sample": "rectiflow.sampling",
     "sample_with_log_prob": "rectiflow.likelihood",
 }
-_MODULES = ("analytic", "couplings", "diagnostics", "errors", "likelihood", "rectify", "times")
+_MODULES = ("analytic", "analytic_couplings", "couplings", "diagnostics", "errors", "likelihood", "rectify", "times")
 
 __all__ = [
     "IGSO3",
@@ -69,6 +71,7 @@ __all__ = [
     "Interpolant",
     "Linear",
     "Product",
+    "ScoreAndFlow",
     "Solution",
     "Space",
     "Sphere",
@@ -76,6 +79,7 @@ __all__ = [
     "Trigonometric",
     "ZeroMean",
     "analytic",
+    "analytic_couplings",
     "couplings",
     "diagnostics",
     "errors",
