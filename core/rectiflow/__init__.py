@@ -11,14 +11,37 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rectiflow import analytic, analytic_couplings, couplings, diagnostics, errors, likelihood, rectify, times
+    from rectiflow import (
+        adapters,
+        analytic,
+        analytic_couplings,
+        couplings,
+        diagnostics,
+        errors,
+        likelihood,
+        rectify,
+        sources,
+        times,
+    )
+    from rectiflow.adapters import ReversedTime
     from rectiflow.batch import Batch
     from rectiflow.control.guidance import Guidance
     from rectiflow.domain import Domain, DomainSpec
     from rectiflow.flow import Flow
-    from rectiflow.interpolants import Interpolant, Linear, Trigonometric
+    from rectiflow.interpolants import (
+        Interpolant,
+        Linear,
+        LinearVariancePreserving,
+        Lipman,
+        Polynomial,
+        SubVariancePreserving,
+        Trigonometric,
+        VariancePreserving,
+    )
     from rectiflow.likelihood import log_prob, sample_with_log_prob
     from rectiflow.matching import FlowMatching
+    from rectiflow.mean_reversion import mean_reverting
+    from rectiflow.path_conversion import convert_path
     from rectiflow.sampling import Solution, integrate, invert, sample
     from rectiflow.score_and_flow import ScoreAndFlow
     from rectiflow.spaces.euclidean import Euclidean
@@ -29,6 +52,7 @@ if TYPE_CHECKING:
     from rectiflow.spaces.sphere import Sphere
     from rectiflow.spaces.torus import Torus
     from rectiflow.spaces.zero_mean import ZeroMean
+    from rectiflow.stochastic_interpolant import LatentScore, StochasticInterpolant
 
 _HOMES = {
     "Batch": "rectiflow.batch",
@@ -40,23 +64,44 @@ _HOMES = {
     "Guidance": "rectiflow.control.guidance",
     "IGSO3": "rectiflow.spaces.igso3",
     "Interpolant": "rectiflow.interpolants",
+    "LatentScore": "rectiflow.stochastic_interpolant",
     "Linear": "rectiflow.interpolants",
+    "LinearVariancePreserving": "rectiflow.interpolants",
+    "Lipman": "rectiflow.interpolants",
+    "Polynomial": "rectiflow.interpolants",
     "Product": "rectiflow.spaces.product",
+    "ReversedTime": "rectiflow.adapters",
     "SO3": "rectiflow.spaces.so3",
     "ScoreAndFlow": "rectiflow.score_and_flow",
     "Solution": "rectiflow.sampling",
     "Space": "rectiflow.spaces.space",
     "Sphere": "rectiflow.spaces.sphere",
+    "StochasticInterpolant": "rectiflow.stochastic_interpolant",
+    "SubVariancePreserving": "rectiflow.interpolants",
     "Torus": "rectiflow.spaces.torus",
     "Trigonometric": "rectiflow.interpolants",
+    "VariancePreserving": "rectiflow.interpolants",
     "ZeroMean": "rectiflow.spaces.zero_mean",
+    "convert_path": "rectiflow.path_conversion",
     "integrate": "rectiflow.sampling",
     "invert": "rectiflow.sampling",
     "log_prob": "rectiflow.likelihood",
+    "mean_reverting": "rectiflow.mean_reversion",
     "sample": "rectiflow.sampling",
     "sample_with_log_prob": "rectiflow.likelihood",
 }
-_MODULES = ("analytic", "analytic_couplings", "couplings", "diagnostics", "errors", "likelihood", "rectify", "times")
+_MODULES = (
+    "adapters",
+    "analytic",
+    "analytic_couplings",
+    "couplings",
+    "diagnostics",
+    "errors",
+    "likelihood",
+    "rectify",
+    "sources",
+    "times",
+)
 
 __all__ = [
     "IGSO3",
@@ -69,17 +114,27 @@ __all__ = [
     "FlowMatching",
     "Guidance",
     "Interpolant",
+    "LatentScore",
     "Linear",
+    "LinearVariancePreserving",
+    "Lipman",
+    "Polynomial",
     "Product",
+    "ReversedTime",
     "ScoreAndFlow",
     "Solution",
     "Space",
     "Sphere",
+    "StochasticInterpolant",
+    "SubVariancePreserving",
     "Torus",
     "Trigonometric",
+    "VariancePreserving",
     "ZeroMean",
+    "adapters",
     "analytic",
     "analytic_couplings",
+    "convert_path",
     "couplings",
     "diagnostics",
     "errors",
@@ -87,9 +142,11 @@ __all__ = [
     "invert",
     "likelihood",
     "log_prob",
+    "mean_reverting",
     "rectify",
     "sample",
     "sample_with_log_prob",
+    "sources",
     "times",
 ]
 

@@ -29,6 +29,58 @@ class TrigonometricSettings:
 
 
 @dataclass
+class PolynomialSettings:
+    """Straight, and slow to leave the noise for power > 1."""
+
+    _target_: str = "rectiflow.interpolants.Polynomial"
+    power: float = 2.0
+
+
+@dataclass
+class VariancePreservingSettings:
+    """The diffusion path with a linear noise rate."""
+
+    _target_: str = "rectiflow.interpolants.VariancePreserving"
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+
+@dataclass
+class SubVariancePreservingSettings:
+    """The diffusion path with less noise at the same rate."""
+
+    _target_: str = "rectiflow.interpolants.SubVariancePreserving"
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+
+@dataclass
+class LinearVariancePreservingSettings:
+    """a = t with the variance kept."""
+
+    _target_: str = "rectiflow.interpolants.LinearVariancePreserving"
+
+
+@dataclass
+class LipmanSettings:
+    """The straight path that leaves a little noise on data."""
+
+    _target_: str = "rectiflow.interpolants.Lipman"
+    sigma_min: float = 1e-5
+
+
+@dataclass
+class StochasticSettings:
+    """A path with latent noise, trained on antithetic pairs: each step sees twice the batch."""
+
+    _target_: str = "rectiflow.stochastic_interpolant.StochasticInterpolant"
+    base: Any = field(default_factory=lambda: {"_target_": "rectiflow.interpolants.Linear"})
+    latent: Any = field(default_factory=lambda: {"_target_": "rectiflow.stochastic_interpolant.BrownianLatent"})
+    preserving: bool = False
+    antithetic: bool = True
+
+
+@dataclass
 class UniformSettings:
     """t ~ U(0, 1)."""
 
@@ -131,7 +183,16 @@ class RowPermutationSettings:
 
 
 CORE_GROUPS: dict[str, dict[str, type]] = {
-    "interpolant": {"linear": LinearSettings, "trigonometric": TrigonometricSettings},
+    "interpolant": {
+        "linear": LinearSettings,
+        "trigonometric": TrigonometricSettings,
+        "polynomial": PolynomialSettings,
+        "variance_preserving": VariancePreservingSettings,
+        "sub_variance_preserving": SubVariancePreservingSettings,
+        "linear_variance_preserving": LinearVariancePreservingSettings,
+        "lipman": LipmanSettings,
+        "stochastic": StochasticSettings,
+    },
     "times": {
         "uniform": UniformSettings,
         "logit_normal": LogitNormalSettings,

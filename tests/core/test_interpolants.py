@@ -9,7 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from rectiflow.instantiation import instantiate
 from rectiflow.errors import ConfigError
 from rectiflow.interpolants import (
     END,
@@ -23,6 +25,7 @@ from rectiflow.interpolants import (
     Trigonometric,
     VariancePreserving,
 )
+from rectiflow.settings import CORE_GROUPS
 
 PATHS = [
     Linear(),
@@ -193,3 +196,10 @@ def test_derivatives_equal_central_differences(path: Interpolant, t: float) -> N
     assert abs(float((after.a - before.a) / (2 * h) - here.da)) < 1e-8
     assert abs(float((after.s - before.s) / (2 * h) - here.ds)) < 1e-6
     assert float(here.determinant) > 0
+
+
+@pytest.mark.parametrize("name", sorted(CORE_GROUPS["interpolant"]))
+def test_the_options_of_the_command_line_build_paths_with_the_defaults_of_the_library(name: str) -> None:
+    path = instantiate(OmegaConf.structured(CORE_GROUPS["interpolant"][name]), [])
+    assert isinstance(path, Interpolant)
+    assert path == type(path)()

@@ -12,7 +12,7 @@ from torch import Tensor
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.interpolants import Interpolant, Linear, Trigonometric, VariancePreserving
-from rectiflow.mean_reverting import Offset, mean_reverting
+from rectiflow.mean_reversion import Offset, mean_reverting
 from rectiflow.predictions import Prediction
 from rectiflow.sampling import integrate, sample
 from rectiflow.sources import Gaussian
