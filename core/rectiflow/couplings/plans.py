@@ -18,7 +18,7 @@ from rectiflow.errors import ConfigError, ConvergenceError
 
 # Iterations on scalings between two sweeps on the potentials: cheap ones, of two matrix-vector products each.
 _BURST = 50
-_BURSTS = 3
+_BURSTS = 8
 _ANNEALING = 2.0
 
 
