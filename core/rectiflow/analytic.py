@@ -266,7 +266,8 @@ class JointGaussianFlow:
         )
 
     def _whitened(self, x: Tensor, t: Tensor) -> Tensor:
-        return torch.linalg.solve(self.covariance(t), x - self.mean(t))
+        whitened: Tensor = torch.linalg.solve(self.covariance(t), x - self.mean(t))
+        return whitened
 
     def _coefficients(self, t: Tensor, axes: int) -> tuple[Coefficients, LatentCoefficients]:
         shape = (-1,) + (1,) * (axes - 1)

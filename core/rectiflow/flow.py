@@ -221,7 +221,9 @@ class Flow:
         if isinstance(self.interpolant, StochasticInterpolant):
             z = space.sample_prior(shape_of(xt), generator, device=device, dtype=dtype_of(xt))
             return add_latent(Draw(x0, x1, t, xt, velocity, cond, mask, index), self.predicts, self.interpolant, z)
-        target = masked.convert(velocity, "velocity", self.predicts, xt, t, cond)  # refuses what the space does not define
+        target = masked.convert(
+            velocity, "velocity", self.predicts, xt, t, cond
+        )  # refuses what the space does not define
         if self.predicts == "data":
             target = x1  # the same value without the rounding of the conversion
         elif self.predicts == "noise":
@@ -236,7 +238,7 @@ class Flow:
         if torch.rand((), generator=generator, device=device_of(draw.xt)) < 0.5:
             with torch.no_grad():
                 first = self.model(draw.xt, draw.t, **draw.cond, self_condition=previous)
-                previous = map_state(torch.detach, self.interpret(first, "data", draw.xt, draw.t))
+                previous = map_state(torch.detach, self.interpret(first, "data", draw.xt, draw.t, draw.cond))
         return self.model(draw.xt, draw.t, **draw.cond, self_condition=previous)
 
     def regression(self, prediction: State, draw: Draw, *, weight: str = "plain") -> Tensor:

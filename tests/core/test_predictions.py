@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rectiflow.errors import ConfigError
+from rectiflow.flow import Flow
 from rectiflow.interpolants import (
     Interpolant,
     Linear,
@@ -149,3 +150,26 @@ def test_an_unknown_kind_is_named_with_the_allowed_ones() -> None:
         check_prediction(name)
     with pytest.raises(ConfigError, match=r"'epsilon'.*velocity, data, noise, score"):
         check_prediction("epsilon")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", NAMES)
+def test_bfloat16_states_train_and_convert(path: Interpolant, kind: Prediction) -> None:
+    """A smoke test: times stay float32, states and predictions bfloat16, and nothing overflows."""
+    g = torch.Generator().manual_seed(0)
+    flow = Flow(lambda x, t: x, path, kind)
+    draw = flow.draw(torch.randn(64, 3, generator=g, dtype=torch.bfloat16), generator=g)
+    assert draw.t.dtype is torch.float32
+    for state in (draw.xt, draw.target, *(flow.interpret(draw.xt, name, draw.xt, draw.t) for name in NAMES)):
+        assert isinstance(state, Tensor)
+        assert state.dtype is torch.bfloat16
+        assert bool(torch.isfinite(state).all())
+
+
+def test_a_path_at_rest_is_asked_a_moment_later() -> None:
+    """t^3 has zero speed at 0, where its velocity cannot tell data from noise: noise must be the state itself, not 0 / 0."""
+    x = torch.tensor([[0.3, -2.0]])
+    path = Polynomial(3.0)
+    noise = from_velocity(torch.zeros_like(x), "noise", x, torch.zeros(1), path)
+    torch.testing.assert_close(noise, x, atol=1e-12, rtol=0)
+    assert bool(torch.isfinite(from_velocity(torch.ones_like(x), "data", x, torch.zeros(1), path)).all())

@@ -149,8 +149,8 @@ def _counted(progress: Callable[[int], None] | None, done: int) -> Callable[[int
 
 
 def _fingerprint(flow: Flow) -> str:
-    """What tells one teacher from another: its prediction type, its path's class and its weights (SHA-256)."""
-    digest = hashlib.sha256(f"{flow.predicts} {type(flow.interpolant).__name__}".encode())
+    """What tells one teacher from another: its prediction type, its path and its weights (SHA-256)."""
+    digest = hashlib.sha256(f"{flow.predicts} {flow.interpolant!r}".encode())
     if isinstance(flow.model, nn.Module):
         for name, value in sorted(flow.model.state_dict().items()):
             if isinstance(value, Tensor):

@@ -148,7 +148,7 @@ class VelocityField:
         if t.shape[0] != self._size:  # guided: both halves see the same last estimate
             previous = map_state(lambda part: torch.cat([part, part]), previous)
         prediction = self._network(flow.model, x, t, {**cond, "self_condition": previous})
-        estimate = flow.interpret(prediction, "data", x, t)
+        estimate = flow.interpret(prediction, "data", x, t, cond)
         self._previous = map_state(lambda part: part[: self._size].detach(), estimate)
         return flow.interpret(prediction, kind, x, t, cond)
 
