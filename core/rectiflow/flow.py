@@ -221,9 +221,8 @@ class Flow:
         if isinstance(self.interpolant, StochasticInterpolant):
             z = space.sample_prior(shape_of(xt), generator, device=device, dtype=dtype_of(xt))
             return add_latent(Draw(x0, x1, t, xt, velocity, cond, mask, index), self.predicts, self.interpolant, z)
-        target = masked.convert(
-            velocity, "velocity", self.predicts, xt, t, cond
-        )  # refuses what the space does not define
+        # Data and noise are replaced below, but the conversion refuses what the space does not define.
+        target = masked.convert(velocity, "velocity", self.predicts, xt, t, cond)
         if self.predicts == "data":
             target = x1  # the same value without the rounding of the conversion
         elif self.predicts == "noise":

@@ -17,7 +17,7 @@ from rectiflow.errors import ConfigError, ConversionError
 from rectiflow.flow import Flow
 from rectiflow.interpolants import Interpolant, Linear, Polynomial, Trigonometric
 from rectiflow.predictions import Prediction
-from rectiflow.sampling import sample
+from rectiflow.sampling import integrate, sample
 from rectiflow.sources import Components, Empirical, Gaussian, Prior, Source, StudentT
 from rectiflow.spaces.euclidean import Euclidean
 from rectiflow.spaces.product import Product
@@ -119,6 +119,25 @@ def test_a_centre_may_be_a_condition() -> None:
     torch.testing.assert_close(score, -(x0 - cond["mixture"]) / 0.01, atol=1e-9, rtol=0)
     with pytest.raises(ConfigError, match=r"'mixture'.*\[\].*pass it too"):
         flow.convert(x0, "noise", "score", x0, torch.zeros(8))
+
+
+def test_a_centre_reaches_the_estimate_that_a_self_conditioned_network_sees() -> None:
+    """E[x1 | x] from a score of 0 is (x - s m0) / a, with m0 the condition."""
+    seen: list[Tensor] = []
+
+    def model(x: Tensor, t: Tensor, mixture: Tensor, self_condition: Tensor) -> Tensor:
+        seen.append(self_condition)
+        return torch.zeros_like(x)
+
+    flow = Flow(model, predicts="score", source=Gaussian("mixture", 0.5), self_conditioning=True)
+    cond = {"mixture": torch.tensor([[1.0], [5.0]])}
+    integrate(flow, torch.tensor([[2.0], [3.0]]), times=torch.tensor([0.5, 0.75, 1.0]), cond=cond)
+    torch.testing.assert_close(seen[1], (torch.tensor([[2.0], [3.0]]) - 0.5 * cond["mixture"]) / 0.5, atol=1e-9, rtol=0)
+    seen.clear()
+    for seed in range(8):  # one of them meets the recorded pass
+        draw_ = flow.draw(torch.zeros(2, 1), cond, generator=seeded(seed))
+        flow.predict(draw_, seeded(seed))
+    assert any(bool(previous.any()) for previous in seen)
 
 
 @pytest.mark.parametrize(("entries", "degrees"), [(2, 3.0), (16, 32.0), (5, 1.0)])
