@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
-from rectiflow.batch import Cond, State, batch_size, device_of, map_state, time_dtype
+from rectiflow.batch import Cond, State, batch_size, device_of, dtype_of, map_state, time_dtype
 from rectiflow.conditions import concatenate, null_like
 from rectiflow.control.guidance import NO_GUIDANCE, Guidance
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow, Model
 from rectiflow.predictions import Prediction
+from rectiflow.spaces.euclidean import Euclidean
+from rectiflow.stochastic_interpolant import StochasticInterpolant
 
 Observer = Callable[[int, float, Any, Any], None]
 """Sees (step, t, x, velocity) before each step; what it returns is ignored.
@@ -64,6 +66,12 @@ class VelocityField:
         self._options: dict[str, Any] = {"device": device_of(like), "dtype": time_dtype(like)}
         self._rows = self._time_rows(times)
         self._checkpoint = checkpoint
+        self._scalar = (
+            flow.space.linear
+            and not isinstance(flow.interpolant, StochasticInterpolant)
+            and dtype_of(like) is self._options["dtype"]
+        )
+        self._weights: dict[tuple[Prediction, Prediction], dict[float, tuple[float, float]]] = {}
         self._guided = guidance.scale != 1.0
         if self._guided:
             if not self._cond or flow.null is None:
@@ -116,10 +124,12 @@ class VelocityField:
         scale = self.guidance.scale_at(time) if self._guided else 1.0
         t = self._row(time)
         if scale == 1.0:
-            return self._evaluate(x, t, self._cond, kind)
+            return self._evaluate(x, t, self._cond, kind, time)
         if scale == 0.0:
-            return self._evaluate(x, t, self._null, kind)
-        twice = self._evaluate(map_state(lambda part: torch.cat([part, part]), x), torch.cat([t, t]), self._both, kind)
+            return self._evaluate(x, t, self._null, kind, time)
+        twice = self._evaluate(
+            map_state(lambda part: torch.cat([part, part]), x), torch.cat([t, t]), self._both, kind, time
+        )
         self.evaluations += 1
 
         def guide(pair: Tensor) -> Tensor:
@@ -130,27 +140,60 @@ class VelocityField:
 
     def convert(self, prediction: Any, kind: Prediction, target: Prediction, x: Any, time: float) -> Any:
         """What a prediction of one kind at (x, t) says of another kind, without evaluating the network."""
-        return self.flow.convert(prediction, kind, target, x, self._row(time), self._cond)
+        return self._read(prediction, kind, target, x, self._row(time), self._cond, time)
 
     def _row(self, time: float) -> Tensor:
         t = self._rows.get(time)
         return torch.full((self._size,), time, **self._options) if t is None else t
 
-    def _evaluate(self, x: Any, t: Tensor, cond: dict[str, Any], kind: Prediction) -> Any:
+    def _read(
+        self,
+        prediction: Any,
+        kind: Prediction,
+        target: Prediction,
+        x: Any,
+        t: Tensor,
+        cond: dict[str, Any],
+        time: float,
+    ) -> Any:
+        """`Flow.convert`; on a linear space by two plain numbers, since a conversion is a weighted sum at any one time."""
+        if kind == target:
+            return prediction
+        if self._scalar and (self.flow.source is None or "score" not in (kind, target)):
+            if (kind, target) not in self._weights:
+                self._weights[kind, target] = self._conversion_weights(kind, target)
+            weights = self._weights[kind, target].get(time)
+            if weights is not None:
+                return self.flow.space.combine((x, prediction), weights)
+        return self.flow.convert(prediction, kind, target, x, t, cond)
+
+    def _conversion_weights(self, kind: Prediction, target: Prediction) -> dict[float, tuple[float, float]]:
+        """Weights of state and prediction at every announced time, by converting (1, 0) and (0, 1)."""
+        times = list(self._rows)
+        if not times:
+            return {}
+        t = torch.tensor(times, dtype=torch.float64)
+        zero, one = torch.zeros(len(times), 1, dtype=torch.float64), torch.ones(len(times), 1, dtype=torch.float64)
+        convert, path = Euclidean().convert, self.flow.interpolant
+        of_state = convert(zero, kind, target, one, t, path).squeeze(1).tolist()
+        of_prediction = convert(one, kind, target, zero, t, path).squeeze(1).tolist()
+        return dict(zip(times, zip(of_state, of_prediction, strict=True), strict=True))
+
+    def _evaluate(self, x: Any, t: Tensor, cond: dict[str, Any], kind: Prediction, time: float) -> Any:
         self.evaluations += 1
         flow = self.flow
         if kind == "score" and flow.score_model is not None:
             return self._network(flow.score_model, x, t, cond)
         if self._previous is None:
             prediction = self._network(flow.model, x, t, cond)
-            return prediction if flow.predicts == kind else flow.interpret(prediction, kind, x, t, cond)
+            return self._read(prediction, flow.predicts, kind, x, t, cond, time)
         previous = self._previous
         if t.shape[0] != self._size:  # guided: both halves see the same last estimate
             previous = map_state(lambda part: torch.cat([part, part]), previous)
         prediction = self._network(flow.model, x, t, {**cond, "self_condition": previous})
         estimate = flow.interpret(prediction, "data", x, t, cond)
         self._previous = map_state(lambda part: part[: self._size].detach(), estimate)
-        return flow.interpret(prediction, kind, x, t, cond)
+        return self._read(prediction, flow.predicts, kind, x, t, cond, time)
 
     def _network(self, network: Model, x: Any, t: Tensor, cond: dict[str, Any]) -> Any:
         if self._checkpoint:

@@ -177,7 +177,8 @@ def test_same_start_same_bits(method: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["euler", "heun", "rk4", "fireflow", "ab2", "ddim", "dpm++2m", "unipc"])
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own imports
+@pytest.mark.parametrize("method", ["euler", "rk4", "fireflow", "unipc"])
 def test_compiled_model_and_compiled_solve_equal_the_plain_ones(method: str) -> None:
     torch.compiler.reset()
     generator = torch.Generator().manual_seed(0)
@@ -187,8 +188,10 @@ def test_compiled_model_and_compiled_solve_equal_the_plain_ones(method: str) -> 
     def model(x: Tensor, t: Tensor) -> Tensor:
         return torch.tanh(torch.cat([x, t[:, None]], 1) @ weights)
 
+    flow = Flow(model)
+
     def solve(x: Tensor) -> Tensor:
-        end: Tensor = integrate(Flow(model), x, steps=6, method=method).x
+        end: Tensor = integrate(flow, x, steps=6, method=method).x
         return end
 
     plain = solve(x)
