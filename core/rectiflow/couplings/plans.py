@@ -128,9 +128,7 @@ class _Problem(NamedTuple):
         rows, wanted = plan.sum(1), self.wanted_rows(f)
         curvature = torch.diag(rows + wanted * (reg / self.source_penalty))
         curvature = curvature - plan / (plan.sum(0) * (1 + reg / self.data_penalty)) @ plan.mT
-        if math.isinf(self.source_penalty) and math.isinf(self.data_penalty):
-            # Moving mass-preserving potentials apart by a constant changes nothing: fill that null direction.
-            curvature = curvature + torch.outer(rows, rows)
+        # Fixed marginals leave a null direction, f up and g down by a constant, which moves nothing: any step along it will do.
         ridge = 1e-14 * rows.mean() * torch.eye(len(f), dtype=f.dtype, device=f.device)
         step: Tensor = torch.linalg.solve_ex(curvature + ridge, reg * (wanted - rows)).result
         return step

@@ -160,6 +160,24 @@ def test_heavy_penalties_restore_the_balanced_plan() -> None:
     assert all(second == pytest.approx(first / 10, rel=0.15) for first, second in itertools.pairwise(gaps))
 
 
+@pytest.mark.parametrize(
+    ("reg", "tau0", "tau1", "limit"),
+    [
+        (0.2, 0.3, math.inf, 60),  # Sinkhorn's iteration alone
+        (0.2, math.inf, 0.3, 60),
+        (0.005, 0.5, 0.5, 450),  # with Newton's steps to finish
+        (0.005, 2.0, math.inf, 450),
+        (0.005, math.inf, 2.0, 450),
+        (0.001, math.inf, math.inf, 450),
+    ],
+)
+def test_few_iterations_suffice(reg: float, tau0: float, tau1: float, limit: int) -> None:
+    """A wrong derivative would still end at the right plan, only much later."""
+    cost = costs(24, 24)
+    cost = cost / cost.mean()
+    assert sinkhorn(cost, reg, source_penalty=tau0, data_penalty=tau1, tolerance=1e-10).iterations <= limit
+
+
 def test_bad_input_is_named() -> None:
     cost = costs(3, 3)
     for value in (0.0, -1.0, math.inf, math.nan):
