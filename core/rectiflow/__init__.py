@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from rectiflow.path_conversion import convert_path
     from rectiflow.sampling import Solution, integrate, invert, sample
     from rectiflow.score_and_flow import ScoreAndFlow
+    from rectiflow.solvers.diffusion import Diffusion
     from rectiflow.spaces.euclidean import Euclidean
     from rectiflow.spaces.igso3 import IGSO3
     from rectiflow.spaces.product import Product
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Batch": "rectiflow.batch",
+    "Diffusion": "rectiflow.solvers.diffusion",
     "Domain": "rectiflow.domain",
     "DomainSpec": "rectiflow.domain",
     "Euclidean": "rectiflow.spaces.euclidean",
@@ -107,6 +109,7 @@ __all__ = [
     "IGSO3",
     "SO3",
     "Batch",
+    "Diffusion",
     "Domain",
     "DomainSpec",
     "Euclidean",
