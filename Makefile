@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-slow check bench clean help
+.PHONY: demo test test-slow mutants check bench clean help
 
 help:
 	@echo "make demo       train, rectify and evaluate a digit generator; ends with report.html"
 	@echo "make test       the fast tests"
 	@echo "make test-slow  training to a quality bar, faults, several processes"
+	@echo "make mutants    whether the fast tests notice that the mathematics is wrong"
 	@echo "make check      ruff, mypy, import-linter"
 	@echo "make bench      benchmarks"
 
@@ -21,6 +22,9 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "slow or fault or distributed"
+
+mutants: $(VENV)/.dev
+	$(BIN)/python tests/mutation
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

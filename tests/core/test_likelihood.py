@@ -24,6 +24,7 @@ from rectiflow.spaces.product import Product
 from rectiflow.spaces.space import Space
 from rectiflow.spaces.torus import Torus
 from rectiflow.spaces.zero_mean import ZeroMean
+from rectiflow.stochastic_interpolant import StochasticInterpolant
 
 STD = (0.5, 2.0, 1.3, 0.8, 1.0, 0.6, 1.7, 0.9)
 
@@ -50,7 +51,8 @@ def shaped(target: GaussianFlow, shape: tuple[int, ...]) -> Flow:
 def test_gaussian_log_probability_of_any_shape(shape: tuple[int, ...], path: Linear | Trigonometric) -> None:
     target, law = gaussian(8, path)
     x1 = target.sample(16, seeded(3))
-    measured = log_prob(shaped(target, shape), x1.reshape(-1, *shape), steps=80, chunk=3)
+    chunk = 3 if len(shape) > 1 else 8  # eight rows in blocks of 3, 3 and 2, or at once
+    measured = log_prob(shaped(target, shape), x1.reshape(-1, *shape), steps=60, chunk=chunk)
     torch.testing.assert_close(measured, law.log_prob(x1), atol=1e-6, rtol=0)
 
 
@@ -81,7 +83,7 @@ def test_mixture_density() -> None:
     target = MixtureFlow(weights, means, covariances)
     law = MixtureSameFamily(Categorical(weights), MultivariateNormal(means, covariances))
     x1 = target.sample(32, seeded(5))
-    torch.testing.assert_close(log_prob(target.flow(), x1), law.log_prob(x1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(log_prob(target.flow(), x1, steps=80), law.log_prob(x1), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("predicts", ["velocity", "data", "noise", "score"])
@@ -109,7 +111,7 @@ def as_flow(net: nn.Module, **options: Any) -> Flow:
 def test_forward_equals_backward(method: str) -> None:
     """The fixed-step methods agree to their own error, RK4 to 1e-8."""
     flow = as_flow(nonlinear(3))
-    steps, tolerance = {"rk4": (80, 1e-8), "euler": (1000, 1e-2)}.get(method, (400, 1e-4))
+    steps, tolerance = {"rk4": (80, 1e-8), "euler": (200, 5e-2)}.get(method, (100, 2e-3))
     x1, forward = sample_with_log_prob(flow, (6, 3), steps=steps, method=method, generator=seeded())
     torch.testing.assert_close(log_prob(flow, x1, steps=steps, method=method), forward, atol=tolerance, rtol=0)
     torch.testing.assert_close(x1, sample(flow, (6, 3), steps=steps, method=method, generator=seeded()))
@@ -290,6 +292,10 @@ def test_flat_spaces_have_densities_too() -> None:
     x0 = centred / math.e
     expected = -x0.square().sum((1, 2)) / 2 - 3 * math.log(2 * math.pi) - 6
     torch.testing.assert_close(log_prob(flow, centred), expected)
+    latent = Flow(
+        lambda x, t: x + 1, StochasticInterpolant(), space=ZeroMean()
+    )  # whose velocity nothing centres before
+    torch.testing.assert_close(log_prob(latent, centred), expected)
 
 
 def test_densities_that_do_not_exist_are_refused_before_the_solve() -> None:

@@ -1,0 +1,88 @@
+"""Flat and curved spaces."""
+
+from __future__ import annotations
+
+from mutant import Mutant
+
+FLAT, PRODUCT, RIEMANNIAN = "spaces/euclidean.py", "spaces/product.py", "spaces/riemannian.py"
+SPHERE, TORUS, SO3, QUATERNIONS = "spaces/sphere.py", "spaces/torus.py", "spaces/so3.py", "spaces/quaternions.py"
+
+MUTANTS = (
+    Mutant(FLAT, "return y - x", "return x - y", "product"),
+    Mutant(FLAT, "(c.a * x1 + c.s * x0)", "(c.a * x0 + c.s * x1)", "flow product"),
+    Mutant(FLAT, "(c.da * x1 + c.ds * x0)", "(c.da * x1 - c.ds * x0)", "flow product"),
+    Mutant(FLAT, "torch.lerp(x0, x1,", "torch.lerp(x1, x0,", "product"),
+    Mutant(FLAT, "flat.shape[1] * math.log(2 * math.pi)) / 2", "flat.shape[1] * math.log(2 * math.pi))", "likelihood"),
+    Mutant(
+        PRODUCT,
+        "for name, space in self.components.items()]).sum(0)",
+        "for name, space in self.components.items()]).mean(0)",
+        "likelihood",
+    ),
+    Mutant(
+        PRODUCT,
+        "math.sqrt(self.weights[name]) * space.residual",
+        "self.weights[name] * space.residual",
+        "product spaces/geometry",
+    ),
+    Mutant("spaces/zero_mean.py", "return x - mean * present", "return x - mean", "spaces/geometry spaces/training"),
+    Mutant("spaces/zero_mean.py", "reshape(len(x), -1).sum(1) - means", "reshape(len(x), -1).sum(1)", "likelihood"),
+    Mutant(RIEMANNIAN, "(c.da * rate).to(x1.dtype)", "rate.to(x1.dtype)", "spaces/geometry"),
+    Mutant(
+        RIEMANNIAN,
+        "c.da / (1 - c.a) * self.log(x, prediction)",
+        "c.da / c.a * self.log(x, prediction)",
+        "spaces/geometry",
+    ),
+    Mutant(RIEMANNIAN, "(1 - c.a) / c.da * prediction", "(1 - c.a) * c.da * prediction", "spaces/geometry"),
+    Mutant(SPHERE, "cosine = 1 - dot(chord, chord) / 2", "cosine = 1 - dot(chord, chord)", "spaces/geometry"),
+    Mutant(SPHERE, "cosine * u - a * sinc * square * x0", "cosine * u + a * sinc * square * x0", "spaces/geometry"),
+    Mutant(SPHERE, "joined_norm(2 * torch.atan2(near, far))", "joined_norm(torch.atan2(near, far))", "spaces/geometry"),
+    Mutant(SPHERE, "v - 2 * dot(y, v)", "v - dot(y, v)", "spaces/geometry"),
+    Mutant(
+        SPHERE,
+        "excess * (square * back - dot(u, back) * u)",
+        "excess * (square * back + dot(u, back) * u)",
+        "spaces/solving",
+    ),
+    Mutant(
+        TORUS, "difference - self.period * torch.round(", "difference - self.period * torch.floor(", "spaces/geometry"
+    ),
+    Mutant(
+        TORUS, "(2 * math.pi / self.period) * x.flatten(1)", "(math.pi / self.period) * x.flatten(1)", "spaces/geometry"
+    ),
+    Mutant(TORUS, "-x[0].numel() * math.log(self.period)", "x[0].numel() * math.log(self.period)", "likelihood"),
+    Mutant(
+        SO3,
+        "quaternions.log(multiply(conjugate(x), y))",
+        "quaternions.log(multiply(y, conjugate(x)))",
+        "spaces/rotations spaces/geometry",
+    ),
+    Mutant(
+        SO3,
+        "normalize(multiply(x, quaternions.exp(v)))",
+        "normalize(multiply(quaternions.exp(v), x))",
+        "spaces/rotations spaces/geometry",
+    ),
+    Mutant(SO3, "4 * torch.atan2(torch.minimum", "2 * torch.atan2(torch.minimum", "spaces/rotations spaces/geometry"),
+    Mutant(SO3, "w + first / 2 + coefficient", "w - first / 2 + coefficient", "spaces/solving"),
+    Mutant(
+        SO3,
+        "quaternions.exp(-self.log(x, y) / 2)",
+        "quaternions.exp(self.log(x, y) / 2)",
+        "spaces/geometry spaces/rotations",
+    ),
+    Mutant(
+        QUATERNIONS,
+        "qw * px + pw * qx + qy * pz - qz * py",
+        "qw * px + pw * qx - qy * pz + qz * py",
+        "spaces/rotations",
+    ),
+    Mutant(
+        QUATERNIONS, "series = (2 - 2 / 3 * square", "series = (1 - 2 / 3 * square", "spaces/rotations spaces/geometry"
+    ),
+    Mutant(QUATERNIONS, "2 * torch.atan2(norm, w) / norm", "torch.atan2(norm, w) / norm", "spaces/rotations"),
+    Mutant(
+        QUATERNIONS, "torch.cat((cosine, sinc * v / 2), -1)", "torch.cat((cosine, sinc * v), -1)", "spaces/rotations"
+    ),
+)

@@ -1,0 +1,90 @@
+"""Couplings and bridges."""
+
+from __future__ import annotations
+
+from mutant import Mutant
+
+COSTS, PLANS, BRIDGE = "couplings/costs.py", "couplings/plans.py", "couplings/bridge.py"
+
+MUTANTS = (
+    Mutant(
+        COSTS,
+        "cost = first.square().sum(1)[:, None] - 2 * first @ second.mT",
+        "cost = first.square().sum(1)[:, None] - first @ second.mT",
+        "couplings couplings/sinkhorn couplings/entropic",
+    ),
+    Mutant(
+        COSTS,
+        "first, second = first - centre, second - centre",
+        "first, second = first, second - centre",
+        "couplings couplings/sinkhorn",
+    ),
+    Mutant(COSTS, "(rows[:, None] != rows[None])", "(rows[:, None] == rows[None])", "couplings"),
+    Mutant(
+        COSTS,
+        "cost = cost + condition_weight * scale * mismatch",
+        "cost = cost - condition_weight * scale * mismatch",
+        "couplings",
+    ),
+    Mutant(
+        "couplings/optimal_transport.py",
+        "linear_sum_assignment(cost.cpu().numpy())",
+        "linear_sum_assignment(cost.cpu().numpy(), maximize=True)",
+        "couplings",
+    ),
+    Mutant("couplings/optimal_transport.py", "[1]).to(device_of(x1))", "[1].argsort()).to(device_of(x1))", "couplings"),
+    Mutant("couplings/permutation.py", '"bnd,bmd->bmn"', '"bnd,bmd->bnm"', "couplings/permutation"),
+    Mutant(
+        "couplings/permutation.py",
+        "linear_sum_assignment(mine, maximize=True)",
+        "linear_sum_assignment(mine)",
+        "couplings/permutation",
+    ),
+    Mutant(
+        "couplings/partial.py",
+        "round(self.share * batch_size(x1))",
+        "round(self.share * batch_size(x1)) - 1",
+        "couplings/partial",
+    ),
+    Mutant(
+        "couplings/partial.py",
+        "source[rows], index[rows] = rows, columns",
+        "source[rows], index[rows] = rows, rows",
+        "couplings/partial",
+    ),
+    Mutant(PLANS, "penalty / (penalty + reg)", "reg / (penalty + reg)", "couplings/unbalanced couplings/sinkhorn"),
+    Mutant(
+        PLANS,
+        "torch.exp((f[:, None] + g - self.cost) / reg",
+        "torch.exp((f[:, None] + g + self.cost) / reg",
+        "couplings/sinkhorn",
+    ),
+    Mutant(
+        PLANS,
+        "torch.exp(self.log_a - f / self.source_penalty)",
+        "torch.exp(self.log_a + f / self.source_penalty)",
+        "couplings/unbalanced couplings/sinkhorn",
+    ),
+    Mutant(
+        "couplings/entropic.py",
+        "self.regularisation * (scale if self.relative else 1.0)",
+        "self.regularisation * (1.0 if self.relative else scale)",
+        "couplings/entropic",
+    ),
+    Mutant(
+        "couplings/entropic.py",
+        "(gumbel - cost / regularisation)",
+        "(gumbel + cost / regularisation)",
+        "couplings/entropic",
+    ),
+    Mutant(BRIDGE, "            2 * self.sigma**2,", "            self.sigma**2,", "couplings/bridge"),
+    Mutant("score_and_flow.py", "part * (2 / self.sigma**2)", "part * (1 / self.sigma**2)", "score_and_flow"),
+    Mutant(
+        "score_and_flow.py",
+        "(draw.t * (1 - draw.t)).sqrt() / self.sigma",
+        "(draw.t * (1 - draw.t)) / self.sigma",
+        "score_and_flow",
+    ),
+    Mutant("score_and_flow.py", "map_state(torch.neg, draw.latent)", "draw.latent", "score_and_flow"),
+    Mutant("score_and_flow.py", "BrownianLatent(self.sigma**2)", "BrownianLatent(self.sigma)", "score_and_flow"),
+)

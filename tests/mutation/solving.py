@@ -1,0 +1,91 @@
+"""Solvers, the field they see, guidance and sampling."""
+
+from __future__ import annotations
+
+from mutant import Mutant
+
+FIELD, SAMPLING = "solvers/field.py", "sampling.py"
+
+MUTANTS = (
+    Mutant("solvers/euler.py", "x = space.step(x, v, t_next - t)", "x = space.step(x, v, t - t_next)", "solvers"),
+    Mutant("solvers/euler.py", "v = field(x, t)", "v = field(x, t_next)", "solvers"),
+    Mutant("solvers/midpoint.py", "space.step(x, v, h / 2), t + h / 2)", "space.step(x, v, h / 2), t + h)", "solvers"),
+    Mutant("solvers/midpoint.py", "field(space.step(x, v, h / 2), t", "field(space.step(x, v, h), t", "solvers"),
+    Mutant("solvers/heun.py", "(0.5, 0.5)", "(0.6, 0.4)", "solvers"),
+    Mutant("solvers/heun.py", "field(space.step(x, v, h), t_next)", "field(space.step(x, v, h), t)", "solvers"),
+    Mutant("solvers/rk4.py", "(1 / 6, 1 / 3, 1 / 3, 1 / 6)", "(1 / 3, 1 / 6, 1 / 6, 1 / 3)", "solvers"),
+    Mutant(
+        "solvers/rk4.py",
+        "field(space.step(x, v2, h / 2), middle)",
+        "field(space.step(x, v1, h / 2), middle)",
+        "solvers",
+    ),
+    Mutant("solvers/rk4.py", "field(space.step(x, v3, h), t_next)", "field(space.step(x, v3, h), middle)", "solvers"),
+    Mutant("solvers/ab2.py", "(1 + r / 2, -r / 2)", "(1 + r, -r)", "solvers/multistep"),
+    Mutant("solvers/ab2.py", "r = h / h_behind", "r = h_behind / h", "solvers/multistep"),
+    Mutant("solvers/fireflow.py", "v_mid = field(x_mid, t + h / 2)", "v_mid = field(x_mid, t)", "solvers/multistep"),
+    Mutant(
+        "solvers/fireflow.py", "x_mid = space.step(x, v, h / 2)", "x_mid = space.step(x, v, h)", "solvers/multistep"
+    ),
+    Mutant(
+        "solvers/pseudo_corrector.py", "v_end = field(x_end, t_next)", "v_end = field(x_end, t)", "solvers/multistep"
+    ),
+    Mutant("solvers/pseudo_corrector.py", "(0.5, 0.5)", "(1.0, 0.0)", "solvers/multistep"),
+    Mutant(
+        "solvers/exponential.py",
+        "return ratio, self.lead[i + 1] - ratio * self.lead[i]",
+        "return ratio, self.lead[i + 1] + ratio * self.lead[i]",
+        "solvers/exponential",
+    ),
+    Mutant(
+        "solvers/exponential.py",
+        "lead, fade = (a, s) if forwards else (s, a)",
+        "lead, fade = (a, s)",
+        "solvers/exponential",
+    ),
+    Mutant("solvers/exponential.py", "zeroth = -math.expm1(-h)", "zeroth = math.expm1(h)", "solvers/exponential"),
+    Mutant("solvers/exponential.py", "second = h * h - 2 * first", "second = h * h - first", "solvers/exponential"),
+    Mutant(
+        "solvers/dpmpp_2m.py",
+        "(keep, weight * (1 + ahead), -weight * ahead)",
+        "(keep, weight * (1 - ahead), weight * ahead)",
+        "solvers/exponential",
+    ),
+    Mutant(
+        "solvers/dpmpp_2m.py",
+        "(2 * (path.clock[i] - path.clock[i - 1]))",
+        "(path.clock[i] - path.clock[i - 1])",
+        "solvers/exponential",
+    ),
+    Mutant("solvers/dopri5.py", "-2187 / 6784", "2187 / 6784", "solvers/dopri5"),
+    Mutant(
+        "solvers/dopri5.py",
+        "NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9",
+        "NODES = (1 / 5, 3 / 10, 8 / 9, 4 / 5",
+        "solvers/dopri5",
+    ),
+    Mutant("solvers/dopri5.py", "share * share * (3 - 2 * share)", "share * share * (2 - share)", "solvers/dopri5"),
+    Mutant("solvers/dopri5.py", "if error > 1:", "if error > 100:", "solvers/dopri5"),
+    Mutant("solvers/reversible_heun.py", "(2.0, -1.0, h)", "(2.0, -1.0, h / 2)", "solvers/reversible"),
+    Mutant(
+        "solvers/implicit_midpoint.py", "space.step(x, slope, h / 2)", "space.step(x, slope, h)", "solvers/reversible"
+    ),
+    Mutant(
+        FIELD,
+        "torch.lerp(unconditional, conditional, scale)",
+        "torch.lerp(conditional, unconditional, scale)",
+        "guidance",
+    ),
+    Mutant(
+        FIELD, "conditional, unconditional = pair.chunk(2)", "unconditional, conditional = pair.chunk(2)", "guidance"
+    ),
+    Mutant(FIELD, "        self.evaluations += 1\n\n        def guide", "\n        def guide", "guidance sampling"),
+    Mutant(
+        "control/guidance.py",
+        "return self.scale if low <= time <= high else 1.0",
+        "return self.scale if low <= time < high else 1.0",
+        "guidance",
+    ),
+    Mutant("control/guidance.py", "if low <= time <= high else 1.0", "if low <= time <= high else 0.0", "guidance"),
+    Mutant(SAMPLING, "bad.append(step + 1)", "bad.append(step)", "sampling"),
+)
