@@ -69,8 +69,8 @@ def test_pictures_show_the_samples_in_order(tmp_path: Path) -> None:
     images = domain()
     levels = torch.linspace(-1, 1, 20).reshape(20, 1, 1, 1).expand(20, 1, 8, 8)
     canvas = np.asarray(images.picture(levels, {}))
-    side = 8 * 6 + 4
-    centres = [canvas[4 + 24 + row * side, 4 + 24 + column * side] for row in range(2) for column in range(10)]
+    side = 8 * 8 + 4
+    centres = [canvas[4 + 32 + row * side, 4 + 32 + column * side] for row in range(2) for column in range(10)]
     assert np.allclose(centres, np.linspace(0, 255, 20), atol=0.51)
     files = images.save(levels, {"label": torch.arange(20) % 10}, tmp_path)
     assert [path.name for path in files[:2]] == ["00000-0.png", "00001-1.png"]

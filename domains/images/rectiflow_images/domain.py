@@ -30,7 +30,7 @@ CLASSIFIER_NAMES = {
     "rectiflow_images.data.fashion_mnist": "fashionnet",
 }
 STRIP_COLUMNS = 10
-TILE = 48
+TILE = 64
 GAP = 4
 
 
