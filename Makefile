@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-slow mutants check bench clean help
+.PHONY: demo test test-slow mutants check bench docs clean help
 
 help:
 	@echo "make demo       train, rectify and evaluate a digit generator; ends with report.html"
@@ -12,7 +12,8 @@ help:
 	@echo "make test-slow  training to a quality bar, faults, several processes"
 	@echo "make mutants    whether the fast tests notice that the mathematics is wrong"
 	@echo "make check      ruff, mypy, import-linter"
-	@echo "make bench      benchmarks"
+	@echo "make bench      overhead of the core; with the bench extra, side by side with other libraries"
+	@echo "make docs       the gallery of docs/"
 
 demo: $(VENV)/.images
 	$(BIN)/rectiflow demo images
@@ -34,6 +35,10 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.images
 	$(BIN)/python benchmarks/solver_overhead.py
+	$(BIN)/python benchmarks/peers.py
+
+docs: $(VENV)/.images
+	$(BIN)/python docs/gallery.py
 
 # A stamp is newer than what it was installed from; dev includes images, so either order installs each package once.
 $(VENV)/.python:
