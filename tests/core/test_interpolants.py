@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from rectiflow.instantiation import instantiate
 from rectiflow.errors import ConfigError
+from rectiflow.instantiation import instantiate
 from rectiflow.interpolants import (
     END,
     Coefficients,
