@@ -90,3 +90,9 @@ def test_bad_shares_are_named() -> None:
     for share in (0.0, -0.5, 1.5, float("nan")):
         with pytest.raises(ConfigError, match=f"share is {share}.*up to 1"):
             PartialOT(share)
+
+
+def test_free_pairs_do_not_enlarge_the_share() -> None:
+    x0 = torch.ones(10, 2)
+    rows, columns = PartialOT(0.5).pairs(x0, x0.clone())
+    assert len(rows) == len(columns) == 5
