@@ -223,6 +223,7 @@ def test_igso3_samples_follow_the_density_about_any_axis(sigma: float) -> None:
     cumulative = np.cumsum(heat_kernel(grid, sigma)) * (grid[1] - grid[0])
     angle = v.norm(dim=1).numpy()
     assert stats.kstest(angle, lambda w: np.interp(w, grid, cumulative)).pvalue > 1e-4
+    assert len(np.unique(np.round(angle, 13))) == n  # between the points of the table, not on them
     axis = (v / v.norm(dim=1, keepdim=True)).numpy()
     for column in range(3):
         assert stats.kstest((1 + axis[:, column]) / 2, "uniform").pvalue > 1e-4

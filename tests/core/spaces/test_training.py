@@ -143,6 +143,11 @@ def test_everything_about_a_set_ignores_its_centre(predicts: Any) -> None:
     torch.testing.assert_close(flow.loss(x1 + shift, generator=seeded()), flow.loss(x1, generator=seeded()))
     shifted = Flow(lambda x, t: model(x, t) + shift, interpolant=Trigonometric(), predicts=predicts, space=space)
     torch.testing.assert_close(shifted.loss(x1, generator=seeded()), flow.loss(x1, generator=seeded()))
+    assert isinstance(draw.xt, Tensor)
+    for kind in ("velocity", "data"):
+        estimates = [getattr(f, kind)(draw.xt, draw.t) for f in (flow, shifted)]
+        torch.testing.assert_close(estimates[0], estimates[1])
+        assert float(estimates[0].mean(1).abs().max()) < 1e-9
     torch.testing.assert_close(space.distance(x1, x1 + shift), torch.zeros(6), rtol=0, atol=1e-13)
     torch.testing.assert_close(space.flatten(x1 + shift), space.flatten(x1))
     for method in ("euler", "heun", "rk4", "ddim"):
