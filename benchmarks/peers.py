@@ -19,13 +19,14 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from solver_overhead import Median, median, seconds
+from solver_overhead import Median, median
 from torch import Tensor, nn
 
 from rectiflow.analytic import MixtureFlow
@@ -40,6 +41,13 @@ TOLERANCE = 1e-5
 LEVELS = tuple(10.0**-k for k in range(3, 10))
 Run = Callable[[], Tensor]
 Field = Callable[[Tensor, Tensor], Tensor]
+
+
+class Spent(NamedTuple):
+    """What one run took, in seconds: on the clock, and of the processor, which other programs do not lengthen."""
+
+    clock: float
+    processor: float
 
 
 class Row(NamedTuple):
@@ -72,6 +80,12 @@ class TimeThenState(nn.Module):
     def forward(self, t: Tensor, x: Tensor, *_: object, **__: object) -> Tensor:
         out: Tensor = self.model(x, t.expand(len(x)))
         return out
+
+
+def spent(run: Callable[[], object]) -> Spent:
+    clock, processor = time.perf_counter(), time.process_time()
+    run()
+    return Spent(time.perf_counter() - clock, time.process_time() - processor)
 
 
 def bare(model: nn.Module, x0: Tensor) -> Iterator[tuple[str, Run]]:
@@ -173,17 +187,20 @@ def samplers(repeats: int, generator: torch.Generator, skipped: dict[str, str]) 
     for _ in range(5):  # warm caches and the allocator
         for run in runs.values():
             run()
-    order, taken = list(runs), {key: [] for key in runs}
+    order = list(runs)
+    taken: dict[tuple[str, str], list[Spent]] = {key: [] for key in runs}
     for turn in range(repeats):
         for key in order[turn % len(order) :] + order[: turn % len(order)]:
-            taken[key].append(1e6 * seconds(runs[key]) / STEPS)
+            taken[key].append(spent(runs[key]))
     rows = []
     for peer, method in runs:
-        extra = [run - least for run, least in zip(taken[peer, method], taken["bare", method], strict=True)]
-        difference = float((ends[peer, method] - ends["ours", method]).abs().max())
-        figures: dict[str, Median | float] = {"us_a_step": median(taken[peer, method]), "overhead_us": median(extra)}
-        # The fastest rounds are those that nothing else on the machine disturbed.
-        figures |= {"least_us": min(taken[peer, method]) - min(taken["bare", method]), "difference": difference}
+        pairs = list(zip(taken[peer, method], taken["bare", method], strict=True))
+        figures: dict[str, Median | float] = {
+            "us_a_step": median([1e6 * run.clock / STEPS for run, _ in pairs]),
+            "overhead_us": median([1e6 * (run.clock - least.clock) / STEPS for run, least in pairs]),
+            "overhead_cpu_us": median([1e6 * (run.processor - least.processor) / STEPS for run, least in pairs]),
+            "difference": float((ends[peer, method] - ends["ours", method]).abs().max()),
+        }
         rows.append(Row(peer, f"{method}, {STEPS} steps", figures))
     return rows
 
@@ -196,7 +213,7 @@ def transport(size: int, repeats: int, generator: torch.Generator, skipped: dict
     ]
     coupling, pairs = MinibatchOT(), [MinibatchOT()(*batch) for batch in batches]
     costs = [float(transport_cost(pair.x0, pair.x1)) for pair in pairs]
-    timed: dict[str, list[float]] = {"ours": []}
+    timed: dict[str, list[Spent]] = {"ours": []}
     figures: dict[str, dict[str, Median | float]] = {"ours": {"cost": sum(costs) / repeats, "rows_used": 1.0}}
     runs: dict[str, Callable[[Tensor, Tensor], object]] = {"ours": coupling}
     try:
@@ -212,8 +229,12 @@ def transport(size: int, repeats: int, generator: torch.Generator, skipped: dict
         runs["torchcfm"], timed["torchcfm"] = sampler.sample_plan, []
     for turn, batch in enumerate(batches):
         for name in sorted(runs, reverse=bool(turn % 2)):
-            timed[name].append(1e3 * seconds(functools.partial(runs[name], *batch)))
-    return [Row(name, f"exact OT, B = {size}", {"ms": median(timed[name]), **figures[name]}) for name in runs]
+            timed[name].append(spent(functools.partial(runs[name], *batch)))
+    for name, runs_of in timed.items():
+        figures[name] |= {
+            f"{what}_ms": median([1e3 * run[i] for run in runs_of]) for i, what in enumerate(Spent._fields)
+        }
+    return [Row(name, f"exact OT, B = {size}", figures[name]) for name in runs]
 
 
 def adaptive(generator: torch.Generator, skipped: dict[str, str]) -> list[Row]:
