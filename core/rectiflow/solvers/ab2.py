@@ -21,11 +21,11 @@ def ab2(field: VelocityField, x: Any, times: list[float], space: Space, observe:
             observe(i, t, x, v)
         if behind is None:
             v_end = space.pull(x, v, h, field(space.step(x, v, h), t_next))
-            slope = space.combine((v, v_end), (0.5, 0.5))
+            slopes, weights = (v, v_end), (0.5, 0.5)
         else:
             x_behind, v_behind, h_behind = behind
             r = h / h_behind
-            slope = space.combine((v, space.transport(x_behind, x, v_behind)), (1 + r / 2, -r / 2))
+            slopes, weights = (v, space.transport(x_behind, x, v_behind)), (1 + r / 2, -r / 2)
         behind = (x, v, h)
-        x = space.step(x, slope, h)
+        x = space.advance(x, slopes, weights, h)
     return x

@@ -93,7 +93,7 @@ def dopri5(
             continue
         while observe is not None and shown < len(times) - 1 and sign * (t_next - times[shown]) >= 0:
             share = (times[shown] - t) / (t_next - t)
-            state = space.step(x, space.combine(slopes, _dense_weights(share)), t_next - t)
+            state = space.advance(x, slopes, _dense_weights(share), t_next - t)
             observe(shown, times[shown], state, space.combine(slopes, _dense_rates(share)))
             shown += 1
         if final:
@@ -109,7 +109,7 @@ def _attempt(field: VelocityField, x: Any, v: Any, t: float, t_next: float, spac
     slopes = [v]
     y = x
     for node, weights in zip(NODES, STAGES, strict=True):
-        y = space.step(x, space.combine(slopes, weights), h)
+        y = space.advance(x, slopes, weights, h)
         slopes.append(field(y, t_next if node == 1.0 else t + node * h))
     return y, slopes
 

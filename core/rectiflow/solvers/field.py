@@ -73,6 +73,7 @@ class VelocityField:
         )
         self._weights: dict[tuple[Prediction, Prediction], dict[float, tuple[float, float]]] = {}
         self._guided = guidance.scale != 1.0
+        self._bare = not (self._guided or checkpoint or flow.self_conditioning)
         if self._guided:
             if not self._cond or flow.null is None:
                 missing = (
@@ -94,6 +95,12 @@ class VelocityField:
 
     def __call__(self, x: Any, time: float) -> Any:
         """Velocity at state x and time t in [0, 1]."""
+        if (
+            self._bare and self.flow.predicts == "velocity"
+        ):  # nothing to do but to call: the loops' overhead is made here
+            self.evaluations += 1
+            t = self._rows.get(time)
+            return self.flow.model(x, self._row(time) if t is None else t, **self._cond)
         return self.predict(x, time, "velocity")
 
     def data(self, x: Any, time: float) -> Any:
@@ -121,8 +128,12 @@ class VelocityField:
 
     def predict(self, x: Any, time: float, kind: Prediction) -> Any:
         """Velocity, data, noise or score at state x and time t, guided like the velocity: all are affine in one another."""
-        scale = self.guidance.scale_at(time) if self._guided else 1.0
         t = self._row(time)
+        if self._bare and not (kind == "score" and self.flow.score_model is not None):
+            self.evaluations += 1
+            prediction = self.flow.model(x, t, **self._cond)
+            return self._read(prediction, self.flow.predicts, kind, x, t, self._cond, time)
+        scale = self.guidance.scale_at(time) if self._guided else 1.0
         if scale == 1.0:
             return self._evaluate(x, t, self._cond, kind, time)
         if scale == 0.0:
@@ -173,11 +184,9 @@ class VelocityField:
         if not times:
             return {}
         t = torch.tensor(times, dtype=torch.float64)
-        zero, one = torch.zeros(len(times), 1, dtype=torch.float64), torch.ones(len(times), 1, dtype=torch.float64)
-        convert, path = Euclidean().convert, self.flow.interpolant
-        of_state = convert(zero, kind, target, one, t, path).squeeze(1).tolist()
-        of_prediction = convert(one, kind, target, zero, t, path).squeeze(1).tolist()
-        return dict(zip(times, zip(of_state, of_prediction, strict=True), strict=True))
+        state, prediction = torch.eye(2, dtype=torch.float64)[:, None].expand(2, len(times), 2)
+        weights = Euclidean().convert(prediction, kind, target, state, t, self.flow.interpolant).tolist()
+        return {time: (of_state, of_prediction) for time, (of_state, of_prediction) in zip(times, weights, strict=True)}
 
     def _evaluate(self, x: Any, t: Tensor, cond: dict[str, Any], kind: Prediction, time: float) -> Any:
         self.evaluations += 1

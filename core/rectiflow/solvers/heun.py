@@ -17,5 +17,5 @@ def heun(field: VelocityField, x: Any, times: list[float], space: Space, observe
         if observe is not None:
             observe(i, t, x, v)
         v_end = space.pull(x, v, h, field(space.step(x, v, h), t_next))
-        x = space.step(x, space.combine((v, v_end), (0.5, 0.5)), h)
+        x = space.advance(x, (v, v_end), (0.5, 0.5), h)
     return x

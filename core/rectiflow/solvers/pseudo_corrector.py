@@ -23,6 +23,6 @@ def pseudo_corrector(
             observe(i, t, x, v)
         x_end = space.step(x, v, h)
         v_end = field(x_end, t_next)
-        x = space.step(x, space.combine((v, space.pull(x, v, h, v_end)), (0.5, 0.5)), h)
+        x = space.advance(x, (v, space.pull(x, v, h, v_end)), (0.5, 0.5), h)
         v = space.transport(x_end, x, v_end)
     return x

@@ -46,6 +46,6 @@ def reversible_heun(
             observe(i, t, x, v)
         y = space.combine((x, y, v), (2.0, -1.0, h))
         v_next = field(y, t_next)
-        x = space.step(x, space.combine((v, v_next), (0.5, 0.5)), h)
+        x = space.advance(x, (v, v_next), (0.5, 0.5), h)
         v = v_next
     return Carried(x, y)

@@ -20,5 +20,5 @@ def rk4(field: VelocityField, x: Any, times: list[float], space: Space, observe:
         v2 = space.pull(x, v1, h / 2, field(space.step(x, v1, h / 2), middle))
         v3 = space.pull(x, v2, h / 2, field(space.step(x, v2, h / 2), middle))
         v4 = space.pull(x, v3, h, field(space.step(x, v3, h), t_next))
-        x = space.step(x, space.combine((v1, v2, v3, v4), (1 / 6, 1 / 3, 1 / 3, 1 / 6)), h)
+        x = space.advance(x, (v1, v2, v3, v4), (1 / 6, 1 / 3, 1 / 3, 1 / 6), h)
     return x

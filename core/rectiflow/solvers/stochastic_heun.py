@@ -51,6 +51,6 @@ def stochastic_heun(
         end = space.step(x, slope, h)
         end = end if noise is None else space.step(end, noise, 1.0)
         _, slope_end = drift(field, end, t_next, h, 0.0 if still else eps[i + 1], space)
-        x = space.step(x, space.combine((slope, slope_end), (0.5, 0.5)), h)
+        x = space.advance(x, (slope, slope_end), (0.5, 0.5), h)
         x = x if noise is None else space.step(x, noise, 1.0)
     return x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +73,12 @@ class Euclidean(Space):
     def step(self, x: Tensor, v: Tensor, h: float) -> Tensor:
         """x + h v in one kernel."""
         return torch.add(x, v, alpha=h)
+
+    def advance(self, x: Tensor, velocities: Sequence[Tensor], weights: Sequence[float], h: float) -> Tensor:
+        """x + h times the weighted sum, in one kernel a tangent."""
+        for velocity, weight in zip(velocities, weights, strict=True):
+            x = self.step(x, velocity, h * weight)
+        return x
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """v: tangents of flat space are the same everywhere."""

@@ -80,6 +80,10 @@ class Space(ABC):
     def step(self, x: Any, v: Any, h: float) -> Any:
         """exp(x, h v) in as few operations as the space allows: the inner loop of every solver."""
 
+    def advance(self, x: Any, velocities: Sequence[Any], weights: Sequence[float], h: float) -> Any:
+        """exp(x, h times the weighted sum of tangents at x): the last line of a solver's step."""
+        return self.step(x, self.combine(velocities, weights), h)
+
     def tangent(self, x: Any, v: Any) -> Any:
         """The tangent at x that is closest to v: what of a network's output moves the state."""
         return v
