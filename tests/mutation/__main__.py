@@ -64,6 +64,7 @@ def main() -> int:
             if not verdict.passed:
                 print(f"{file} fails without any mutant:\n{verdict.output}")
                 return 2
+        print(f"{len(files)} test files pass without any mutant; {len(mutants)} mutants", flush=True)
         tasks = [(mutant, test_files(mutant)) for mutant in mutants]
         for mutant, verdict in zip(mutants, pool.imap(judge, tasks), strict=True):
             if not verdict.decided:

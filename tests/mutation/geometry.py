@@ -23,9 +23,9 @@ MUTANTS = (
         PRODUCT,
         "math.sqrt(self.weights[name]) * space.residual",
         "self.weights[name] * space.residual",
-        "product spaces/geometry",
+        "spaces/training",
     ),
-    Mutant("spaces/zero_mean.py", "return x - mean * present", "return x - mean", "spaces/geometry spaces/training"),
+    Mutant("spaces/zero_mean.py", "return x - mean * present", "return x - mean", "spaces/zero_mean"),
     Mutant("spaces/zero_mean.py", "reshape(len(x), -1).sum(1) - means", "reshape(len(x), -1).sum(1)", "likelihood"),
     Mutant(RIEMANNIAN, "(c.da * rate).to(x1.dtype)", "rate.to(x1.dtype)", "spaces/geometry"),
     Mutant(
