@@ -1,4 +1,4 @@
-"""Samples of a domain, drawn on the processor's generator and solved on any device: same seed, same noise, any batch size."""
+"""Samples of a domain, drawn on the processor's generator and solved on any device: same seed, same sources, any batch size."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rectiflow.control.guidance import Guidance
 from rectiflow.domain import Domain
 from rectiflow.flow import Flow
 from rectiflow.sampling import integrate
+from rectiflow.solvers.catalogue import ADAPTIVE
 
 
 @dataclass(frozen=True)
@@ -51,23 +52,29 @@ def carry(
     guidance: float = 1.0,
     batch: int = 500,
     device: torch.device | str = "cpu",
+    seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Drawn:
     """Carry sources (count, ...) to data, `batch` at a time.
+
+    An adaptive method leaves `steps` unused. `seed` is for the noise of stochastic methods, which they draw on the device, batch
+    after batch.
 
     Raises:
         ConfigError: see `integrate`.
         NonFiniteError: a sample is NaN or infinite.
     """
     count = batch_size(x0)
+    generator = torch.Generator(device).manual_seed(seed)
     chunks, nfe, started = [], 0, time.perf_counter()
     for rows in torch.split(torch.arange(count), batch):
         solution = integrate(
             flow,
             move(map_state(lambda part, rows=rows: part[rows], x0), device),
-            steps=steps,
+            steps=None if method in ADAPTIVE else steps,
             method=method,
             shift=shift,
+            generator=generator,
             cond=move(take(cond, rows), device),
             guidance=Guidance(float(guidance)),
         )

@@ -30,7 +30,7 @@ from rectiflow.records import (
 )
 from rectiflow.report import write_report
 from rectiflow.runs import lineage
-from rectiflow.solvers.catalogue import solver
+from rectiflow.solvers.catalogue import ADAPTIVE, solver
 from rectiflow.trained import Trained, open_run
 
 STRAIGHTNESS_SAMPLES = 256
@@ -58,7 +58,7 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     strip_x0 = draw_sources(domain, flow, strip_cond, strip_count, generator)
     cond = domain.conditions(config.count, generator)
     x0 = draw_sources(domain, flow, cond, config.count, generator)
-    settings = {"guidance": config.guidance, "batch": config.batch, "device": trained.device}
+    settings = {"guidance": config.guidance, "batch": config.batch, "device": trained.device, "seed": config.seed}
     rows = []
     for method, steps in samplers:
         drawn = carry(flow, x0, cond, method=method, steps=steps, **settings)
@@ -90,11 +90,13 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
 
 
 def parse_sampler(text: str) -> tuple[str, int]:
-    """Method and steps of a sampler written method-steps.
+    """Method and steps of a sampler written method-steps; an adaptive method stands alone and has 0 steps.
 
     Raises:
         ConfigError: another form, an unknown method or no steps.
     """
+    if text in ADAPTIVE:
+        return text, 0
     match = re.fullmatch(r"(.+)-(\d+)", text)
     if match is None or int(match.group(2)) < 1:
         raise ConfigError(
@@ -120,9 +122,10 @@ def report(spec: DomainSpec, folder: Path) -> Path:
 
 
 def _command(spec: DomainSpec, config: DictConfig, method: str, steps: int) -> str:
+    sampler = method if method in ADAPTIVE else f"{method}-{steps}"
     extra = "" if config.guidance == 1 else f" guidance={config.guidance:g}"
     return (
-        f"rectiflow evaluate {spec.name} run={config.run} 'samplers=[{method}-{steps}]' "
+        f"rectiflow evaluate {spec.name} run={config.run} 'samplers=[{sampler}]' "
         f"count={config.count} seed={config.seed}{extra}"
     )
 
@@ -142,7 +145,8 @@ def _geometry(trained: Trained, x0: State, cond: dict[str, torch.Tensor], guidan
 def _progress(row: Row, metrics: Sequence[Metric]) -> None:
     primary = next((metric for metric in metrics if metric.primary), None)
     figure = f" {primary.title} {row.metrics[primary.name]:.3g}" if primary and primary.name in row.metrics else ""
-    print(f"{row.method} {row.steps} steps, {row.nfe:g} evaluations:{figure}", flush=True)
+    steps = f"{row.steps} steps" if row.steps else "adaptive"
+    print(f"{row.method} {steps}, {row.nfe:g} evaluations:{figure}", flush=True)
 
 
 def _print_table(rows: list[Row], references: list[Reference], metrics: Sequence[Metric]) -> None:

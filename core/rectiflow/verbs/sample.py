@@ -37,6 +37,7 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
         guidance=config.guidance,
         batch=config.batch,
         device=trained.device,
+        seed=config.seed,
     )
     folder = (
         Path(config.out)
