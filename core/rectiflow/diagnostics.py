@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rectiflow.batch import Cond, State, time_dtype
+from rectiflow.batch import Cond, State, map_state, parts, time_dtype
 from rectiflow.control.guidance import NO_GUIDANCE, Guidance
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
@@ -30,7 +30,7 @@ def straightness(
     """S = int E |(Z1 - Z0) - v(Z_t, t)|^2 dt along Euler trajectories; 0 for a straight flow (arXiv 2209.03003, eq. 7).
 
     Args:
-        flow: what to measure; the displacement is taken in the space's coordinates, so the space must be flat.
+        flow: what to measure; on a curved space Z1 - Z0 is the geodesic's tangent at Z0, carried along to Z_t.
         x0: (B, ...) sources.
         steps: Euler steps of the trajectories.
         cond: name -> (B, ...).
@@ -40,16 +40,21 @@ def straightness(
     Returns:
         A scalar; squared units of the data, summed over a sample's entries, unless relative.
     """
-    flatten = flow.space.flatten
-    velocities: list[Tensor] = []
+    space = flow.space
+    seen: list[tuple[Any, Any]] = []
 
     def look(step: int, t: float, x: Any, v: Any) -> None:
-        velocities.append(flatten(v))
+        seen.append((x, v))
 
     end = integrate(flow, x0, steps=steps, method="euler", cond=cond, guidance=guidance, observe=look).x
-    displacement = flatten(end) - flatten(x0)
-    deviation = torch.stack([(displacement - v).square().sum(1).mean() for v in velocities]).mean()
-    return deviation / displacement.square().sum(1).mean() if relative else deviation
+    displacement = space.log(x0, end)
+    deviations = [_square(map_state(torch.sub, space.transport(x0, x, displacement), v)) for x, v in seen]
+    deviation = torch.stack(deviations).mean()
+    return deviation / _square(displacement).mean() if relative else deviation
+
+
+def _square(tangent: State) -> Tensor:
+    return torch.stack([part.flatten(1).square().sum(1) for part in parts(tangent)]).sum(0)
 
 
 def transport_cost(x0: Tensor, x1: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from rectiflow.predictions import PREDICTIONS
 from rectiflow.sampling import integrate
 from rectiflow.spaces.euclidean import Euclidean
 from rectiflow.spaces.product import Product
+from rectiflow.spaces.so3 import SO3
 
 STD = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
 MEAN = torch.tensor([3.0, -1.0, 0.0], dtype=torch.float64)
@@ -253,3 +254,22 @@ def test_outlines_come_first() -> None:
         formation_times(variances, fraction=1)
     with pytest.raises(ConfigError, match="-2; allowed: at least 0"):
         formation_times(torch.tensor([1.0, -2.0]))
+
+
+def test_geodesic_flow_on_rotations_is_straight_and_a_wobbling_one_is_not() -> None:
+    space = SO3()
+    x0 = space.sample_prior((200, 4), torch.Generator().manual_seed(0))
+    body = torch.tensor([0.3, -0.4, 1.2])  # a constant body velocity of length 1.3
+
+    def turning(x: Tensor, t: Tensor) -> Tensor:
+        return body.expand(len(x), 3)
+
+    def wobbling(x: Tensor, t: Tensor) -> Tensor:
+        # The same turn at rate 1 + cos(2 pi t): ends where `turning` does, with E|v - mean v|^2 = |body|^2 / 2.
+        return (1 + torch.cos(2 * torch.pi * t))[:, None] * body
+
+    assert float(straightness(Flow(turning, space=space), x0)) < 1e-20
+    steady = float(straightness(Flow(wobbling, space=space), x0, steps=400))
+    assert steady == pytest.approx(float(body.square().sum()) / 2, rel=1e-6)
+    relative = straightness(Flow(wobbling, space=space), x0, steps=400, relative=True)
+    assert float(relative) == pytest.approx(0.5, rel=1e-6)

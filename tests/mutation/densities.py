@@ -70,8 +70,8 @@ MUTANTS = (
     ),
     Mutant(
         DIAGNOSTICS,
-        "displacement = flatten(end) - flatten(x0)",
-        "displacement = flatten(end) + flatten(x0)",
+        "displacement = space.log(x0, end)",
+        "displacement = space.log(end, x0)",
         "diagnostics",
     ),
     Mutant(

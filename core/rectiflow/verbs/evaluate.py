@@ -13,7 +13,7 @@ from rich.table import Table
 
 from rectiflow.batch import State, batch_size, map_state
 from rectiflow.conditions import take
-from rectiflow.diagnostics import straightness, transport_cost
+from rectiflow.diagnostics import straightness
 from rectiflow.domain import DomainSpec
 from rectiflow.drawing import carry, draw_sources, move
 from rectiflow.errors import ConfigError
@@ -138,7 +138,7 @@ def _geometry(trained: Trained, x0: State, cond: dict[str, torch.Tensor], guidan
     flow = trained.flow
     bent = straightness(flow, few, steps=STRAIGHTNESS_STEPS, cond=few_cond, guidance=guidance, relative=True)
     end = carry(flow, few, few_cond, method="euler", steps=STRAIGHTNESS_STEPS, guidance=guidance, device=trained.device)
-    cost = transport_cost(flow.space.flatten(move(few, "cpu")), flow.space.flatten(end.x))
+    cost = flow.space.distance(move(few, "cpu"), end.x).square().mean()
     return {"straightness": float(bent), "transport_cost": float(cost)}
 
 
