@@ -80,10 +80,17 @@ class FlowTask:
     network: nn.Module
     method: FlowMatching
     sampling: Any
+    _flow: tuple[nn.Module, Flow] | None = field(default=None, init=False, repr=False)
+
+    def flow(self, network: nn.Module) -> Flow:
+        """The domain's flow on this network; kept, since reading the configuration again at each step takes time."""
+        if self._flow is None or self._flow[0] is not network:
+            self._flow = (network, self.domain.flow(network))
+        return self._flow[1]
 
     def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch through the network that the loop wrapped."""
-        return self.method.loss(self.domain.flow(network), batch, generator, self.domain.extra_loss)
+        return self.method.loss(self.flow(network), batch, generator, self.domain.extra_loss)
 
     def preview(self, network: nn.Module, step: int, folder: Path) -> dict[str, float]:
         """Write samples/step-<step>.png; no figures."""

@@ -74,6 +74,7 @@ class VelocityField:
         self._weights: dict[tuple[Prediction, Prediction], dict[float, tuple[float, float]]] = {}
         self._guided = guidance.scale != 1.0
         self._bare = not (self._guided or checkpoint or flow.self_conditioning)
+        self._direct = self._bare and flow.predicts == "velocity"  # nothing to do but to call the network
         if self._guided:
             if not self._cond or flow.null is None:
                 missing = (
@@ -95,13 +96,10 @@ class VelocityField:
 
     def __call__(self, x: Any, time: float) -> Any:
         """Velocity at state x and time t in [0, 1]."""
-        if (
-            self._bare and self.flow.predicts == "velocity"
-        ):  # nothing to do but to call: the loops' overhead is made here
-            self.evaluations += 1
-            t = self._rows.get(time)
-            return self.flow.model(x, self._row(time) if t is None else t, **self._cond)
-        return self.predict(x, time, "velocity")
+        if not self._direct:
+            return self.predict(x, time, "velocity")
+        self.evaluations += 1
+        return self.flow.model(x, self._row(time), **self._cond)
 
     def data(self, x: Any, time: float) -> Any:
         """Data estimate E[x1 | x_t = x] at state x and time t, at the price of one velocity."""

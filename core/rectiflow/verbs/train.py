@@ -6,11 +6,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rectiflow.domain import DomainSpec, build
+from rectiflow.domain import Domain, DomainSpec, build
 from rectiflow.matching import FlowMatching, FlowTask
 from rectiflow.runs import create_run
 from rectiflow.trained import new_network
-from rectiflow.training.loop import Fitted, fit
+from rectiflow.training.batches import Dataset
+from rectiflow.training.loop import Fitted, Task, fit
 from rectiflow.training.options import TrainingOptions
 
 
@@ -23,27 +24,26 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     options = TrainingOptions(**OmegaConf.to_container(config.training))  # type: ignore[arg-type]
     options.validate()
     domain = build(spec, config)
+    folder = Path(str(config.out), spec.name, str(config.name))
+    task, dataset = _flow_stage(domain, config, options.seed) if config.stage == "flow" else domain.stage(config.stage)
+    create_run(
+        folder, config
+    )  # after all that can be wrong with the settings, so that a mistake leaves no folder behind
+    report_end(fit(task, dataset, options, folder=folder, config=OmegaConf.to_yaml(config)), folder, spec.name)
+    return folder
+
+
+def _flow_stage(domain: Domain, config: DictConfig, seed: int) -> tuple[Task, Dataset]:
     method = FlowMatching(
         times=domain.create(config.times),
         coupling=domain.create(config.coupling),
         condition_drop=config.condition_drop,
         weight=config.weight,
     )
-    folder = Path(str(config.out), spec.name, str(config.name))
-    if config.stage == "flow":
-        dataset = domain.dataset("train")
-        network = new_network(domain, options.seed)
-        domain.flow(network)  # a wrong prediction type is found before anything is written
-        task = FlowTask(domain, network, method, config.sampling)
-        create_run(folder, config)
-        report_end(fit(task, dataset, options, folder=folder, config=OmegaConf.to_yaml(config)), folder, spec.name)
-    else:
-        stage_task, dataset = domain.stage(config.stage)
-        create_run(folder, config)
-        report_end(
-            fit(stage_task, dataset, options, folder=folder, config=OmegaConf.to_yaml(config)), folder, spec.name
-        )
-    return folder
+    dataset = domain.dataset("train")
+    task = FlowTask(domain, new_network(domain, seed), method, config.sampling)
+    task.flow(task.network)  # finds a wrong prediction type
+    return task, dataset
 
 
 def report_end(fitted: Fitted, folder: Path, domain: str) -> None:

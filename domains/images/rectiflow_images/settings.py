@@ -71,7 +71,7 @@ class UNetSettings:
 
 @dataclass
 class PatchUNetSettings(UNetSettings):
-    """The U-Net on 2x2 patches of pixels: four times cheaper a step, for images of 28 pixels and more."""
+    """The U-Net on 2x2 patches of pixels, a quarter of the positions to compute, for images of 28 pixels and more."""
 
     patch: int = 2
 

@@ -104,9 +104,9 @@ class UNet(nn.Module):
     resolution, and `blocks` residual blocks on the way down, each handing its output to one on the way up. (ADM has one
     more on the way up: left out, training on digits is a quarter faster a step for 0.4 % more loss.) `attention` lists
     the resolutions (the smaller side) that attend, of which the coarsest includes the middle; None lets the middle
-    alone attend. `patch` folds each patch x patch square of pixels into channels before the first level, which makes a
-    step about patch^2 times cheaper. With `classes` > 0 the label is an integer in 0..classes, where `classes` itself is
-    the null label of classifier-free guidance.
+    alone attend. `patch` folds each patch x patch square of pixels into channels before the first level, which
+    leaves 1/patch^2 of the positions to compute. With `classes` > 0 the label is an integer in 0..classes, where
+    `classes` itself is the null label of classifier-free guidance.
 
     Raises ConfigError for a size that the levels do not halve evenly, a resolution in `attention` that no level has,
     widths or counts that are not positive, and a dropout outside [0, 1); a call raises it for an image or label that
