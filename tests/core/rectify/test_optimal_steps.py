@@ -64,7 +64,7 @@ def test_gaussian_costs_in_closed_form() -> None:
     t = found.times[:, None]
     q = (t.square() * variances + (1 - t).square()).sqrt()
     rate = (t * variances - (1 - t)) / q
-    for i, j in ((0, 100), (0, 10), (30, 75), (50, 53), (90, 100)):
+    for i, j in ((0, 100), (30, 75), (90, 100)):
         expected = (q[i] + (t[j] - t[i]) * rate[i] - q[j]).square().sum()
         assert float(found.costs[i, j]) ** 0.5 == pytest.approx(float(expected) ** 0.5, rel=0.12)
     # Exactly, for Euler's own trajectory: x_i = x0 times the product of the factors 1 + h q'/q.
