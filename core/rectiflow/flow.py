@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -67,9 +67,12 @@ class Flow:
         self_conditioning: whether the model takes `self_condition`, its own last data prediction (zeros at first).
         score_model: callable like `model` that returns the score, where it does not follow from the model's output (latent
             noise, bridges).
+        average: whether the model is `model(x, t, until=r, **cond)`, r (B,), and its output stands for the average velocity
+            over [t, r] instead of the one at t; with r = t the two are the same.
+        guidable: whether classifier-free guidance may be applied; False where the model was trained to have it already.
 
     Raises:
-        ConfigError: `predicts` is unknown, or latent noise on a curved space.
+        ConfigError: `predicts` is unknown, latent noise on a curved space, or averages of scores or on a path with latent noise.
         ConversionError: a score-predicting flow without an independent Gaussian source, or data on a path with latent noise.
     """
 
@@ -82,9 +85,16 @@ class Flow:
     independent: bool = True
     self_conditioning: bool = False
     score_model: Model | None = None
+    average: bool = False
+    guidable: bool = True
 
     def __post_init__(self) -> None:
         check_prediction(self.predicts)
+        if self.average and (self.predicts == "score" or isinstance(self.interpolant, StochasticInterpolant)):
+            raise ConfigError(
+                f"a flow of average velocities predicts {self.predicts} on {self.interpolant!r}; "
+                "allowed: velocity, data or noise on a path without latent noise"
+            )
         if isinstance(self.interpolant, StochasticInterpolant):
             self._check_latent()
         if self.predicts == "score":
@@ -92,15 +102,15 @@ class Flow:
 
     def velocity(self, x: Any, t: Tensor, **cond: Tensor) -> Any:
         """Velocity E[x_t' | x_t = x] of x's shape at times t (B,)."""
-        return self.interpret(self.model(x, t, **cond), "velocity", x, t)
+        return self.interpret(self.evaluate(x, t, cond), "velocity", x, t)
 
     def data(self, x: Any, t: Tensor, **cond: Tensor) -> Any:
         """Data estimate E[x1 | x_t = x] of x's shape."""
-        return self.interpret(self.model(x, t, **cond), "data", x, t)
+        return self.interpret(self.evaluate(x, t, cond), "data", x, t)
 
     def noise(self, x: Any, t: Tensor, **cond: Tensor) -> Any:
         """Source estimate E[x0 | x_t = x] of x's shape."""
-        return self.interpret(self.model(x, t, **cond), "noise", x, t)
+        return self.interpret(self.evaluate(x, t, cond), "noise", x, t)
 
     def score(self, x: Any, t: Tensor, **cond: Tensor) -> Any:
         """Score grad log p_t(x) = E[grad log p_0(x0) | x] / s(t) of x's shape; t is clamped below 1, where s vanishes.
@@ -113,7 +123,23 @@ class Flow:
         if self.score_model is not None:
             return self.score_model(x, t, **cond)
         self.require_score()
-        return self.interpret(self.model(x, t, **cond), "score", x, t, cond)
+        return self.interpret(self.evaluate(x, t, cond), "score", x, t, cond)
+
+    def average_velocity(self, x: Any, t: Tensor, until: Tensor, **cond: Tensor) -> Any:
+        """Average velocity u over [t, until], both (B,): exp_x((until - t) u) is the state at `until` (arXiv 2505.13447).
+
+        Raises:
+            ConfigError: the model takes no second time.
+        """
+        if not self.average:
+            raise ConfigError("this flow's model takes no second time; an average velocity needs Flow(average=True)")
+        return self.interpret(self.evaluate(x, t, cond, until), "velocity", x, t)
+
+    def evaluate(self, x: Any, t: Tensor, cond: Mapping[str, Any], until: Tensor | None = None) -> Any:
+        """The model's output at (x, t); a model of average velocities is told when the step ends, at t itself by default."""
+        if self.average:
+            return self.model(x, t, until=t if until is None else until, **cond)
+        return self.model(x, t, **cond)
 
     def interpret(self, prediction: Any, target: Prediction, x: Any, t: Tensor, cond: Cond | None = None) -> Any:
         """What a model output at (x, t) says of `target`, without evaluating the model again."""
@@ -173,7 +199,7 @@ class Flow:
         *,
         x0: State | None = None,
         mask: Mask = None,
-        times: TimeLaw | None = None,
+        times: TimeLaw | Tensor | None = None,
         coupling: Coupling | None = None,
         condition_drop: float = 0.0,
         generator: torch.Generator | None = None,
@@ -185,7 +211,7 @@ class Flow:
             cond: name -> (B, ...).
             x0: (B, ...) stored partners of x1; None draws them and applies `coupling`.
             mask: bool, shape a prefix of x1's, True where x1 holds data; or one a component of a product, by name.
-            times: law of t; uniform by default.
+            times: law of t, uniform by default; or the times themselves (B,).
             coupling: independent by default.
             condition_drop: probability, per sample, of replacing the conditions by their null values.
             generator: source of all randomness.
@@ -206,14 +232,18 @@ class Flow:
             x0 = self.sample_source(shape_of(x1), cond, generator, device=device, dtype=dtype_of(x1))
             # What stands in the padding must not decide who is paired with whom.
             visible = x1 if coupling is None else map_masked(_clear_padding, mask, x1)
-            x0, _, coupled_cond, index = (coupling or Independent())(x0, visible, cond, mask=mask, generator=generator)
+            x0, _, coupled_cond, index = (coupling or Independent())(
+                x0, visible, cond, mask=mask, space=self.space, generator=generator
+            )
             if coupling is not None:
                 x1 = map_state(lambda part: part[index], x1)
             cond = coupled_cond or {}
             mask = None if mask is None else map_state(lambda part: part[index], mask)
         if self.null is not None:
             cond = drop(cond, self.null, condition_drop, generator)
-        t = (times or Uniform()).sample(size, generator, device=device).to(time_dtype(x1))
+        if not isinstance(times, Tensor):
+            times = (times or Uniform()).sample(size, generator, device=device)
+        t = times.to(time_dtype(x1))
         masked = self.masked(mask)
         space = masked.space
         x0, x1 = space.project(x0), space.project(x1)
@@ -231,14 +261,20 @@ class Flow:
 
     def predict(self, draw: Draw, generator: torch.Generator | None = None) -> Any:
         """The model's output at a training draw; a self-conditioned model sees its own estimate in half of the draws."""
+        return self.evaluate(draw.xt, draw.t, self.self_conditioned(draw, generator))
+
+    def self_conditioned(
+        self, draw: Draw, generator: torch.Generator | None = None, until: Tensor | None = None
+    ) -> dict[str, Any]:
+        """The conditions of a draw, and for a self-conditioned model its own estimate in half of the draws, zeros in the rest."""
         if not self.self_conditioning:
-            return self.model(draw.xt, draw.t, **draw.cond)
+            return dict(draw.cond)
         previous = map_state(torch.zeros_like, draw.xt)
         if torch.rand((), generator=generator, device=device_of(draw.xt)) < 0.5:
             with torch.no_grad():
-                first = self.model(draw.xt, draw.t, **draw.cond, self_condition=previous)
+                first = self.evaluate(draw.xt, draw.t, {**draw.cond, "self_condition": previous}, until)
                 previous = map_state(torch.detach, self.interpret(first, "data", draw.xt, draw.t, draw.cond))
-        return self.model(draw.xt, draw.t, **draw.cond, self_condition=previous)
+        return {**draw.cond, "self_condition": previous}
 
     def regression(self, prediction: State, draw: Draw, *, weight: str = "plain") -> Tensor:
         """Squared error of a prediction at a draw: mean over a sample's valid entries, then over samples.
@@ -253,16 +289,23 @@ class Flow:
         """
         if weight not in ("plain", "velocity"):
             raise ConfigError(f"loss weight {weight!r} is unknown; allowed: plain, velocity")
-        # Padding is cleared before anything is computed from it: a NaN in it must reach neither the loss nor the gradient.
-        prediction, target, x = (
-            map_masked(_clear_padding, draw.mask, state) for state in (prediction, draw.target, draw.xt)
-        )
-        errors = self.space.masked(draw.mask).residual(prediction, target, self.predicts, x)
-        per_sample = torch.stack(parts(map_masked(_mean_square, draw.mask, errors))).sum(0)
+        per_sample = self.squared_error(prediction, draw.target, draw, self.predicts)
         if weight == "velocity":
             self._check_velocity_weight()
             per_sample = per_sample * velocity_weight(self.predicts, draw.t, self.interpolant)
         return per_sample.mean()
+
+    def squared_error(self, prediction: State, target: State, draw: Draw, kind: Prediction = "velocity") -> Tensor:
+        """Mean (B,), over a sample's valid entries, of the squared difference of a prediction of some kind and its target.
+
+        Components of a product are added, each with its weight.
+        """
+        # Padding is cleared before anything is computed from it: a NaN in it must reach neither the loss nor the gradient.
+        prediction, target, x = (
+            map_masked(_clear_padding, draw.mask, state) for state in (prediction, target, draw.xt)
+        )
+        errors = self.space.masked(draw.mask).residual(prediction, target, kind, x)
+        return torch.stack(parts(map_masked(_mean_square, draw.mask, errors))).sum(0)
 
     def loss(
         self,

@@ -18,6 +18,7 @@ from rectiflow.solvers.euler_maruyama import euler_maruyama
 from rectiflow.solvers.fireflow import fireflow
 from rectiflow.solvers.heun import heun
 from rectiflow.solvers.implicit_midpoint import implicit_midpoint
+from rectiflow.solvers.jump import jump
 from rectiflow.solvers.midpoint import midpoint
 from rectiflow.solvers.pseudo_corrector import pseudo_corrector
 from rectiflow.solvers.reversible_heun import reversible_heun
@@ -30,6 +31,7 @@ Solver = Callable[..., Any]
 
 SOLVERS: dict[str, Solver] = {
     "euler": euler,
+    "jump": jump,
     "midpoint": midpoint,
     "rf_solver": midpoint,
     "heun": heun,
@@ -49,7 +51,7 @@ SOLVERS: dict[str, Solver] = {
 }
 ADAPTIVE = frozenset({"dopri5"})
 STOCHASTIC = frozenset({"euler_maruyama", "stochastic_heun"})
-ANY_SPACE = frozenset({"euler", "midpoint", "rf_solver", "heun", "rk4", "ab2", "fireflow", "pseudo_corrector"})
+ANY_SPACE = frozenset({"euler", "jump", "midpoint", "rf_solver", "heun", "rk4", "ab2", "fireflow", "pseudo_corrector"})
 _OPTIONS = {
     name: frozenset(p.name for p in inspect.signature(run).parameters.values() if p.kind is p.KEYWORD_ONLY)
     for name, run in SOLVERS.items()

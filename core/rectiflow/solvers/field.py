@@ -43,7 +43,8 @@ class VelocityField:
         checkpoint: forget the network's activations and recompute them for the gradient, one evaluation at a time.
 
     Raises:
-        ConfigError: guidance without conditions or without a null value, or conditions of another batch size.
+        ConfigError: guidance without conditions or without a null value, or of a model that has it already; or conditions of
+            another batch size.
     """
 
     def __init__(
@@ -73,9 +74,13 @@ class VelocityField:
         )
         self._weights: dict[tuple[Prediction, Prediction], dict[float, tuple[float, float]]] = {}
         self._guided = guidance.scale != 1.0
-        self._bare = not (self._guided or checkpoint or flow.self_conditioning)
+        self._bare = not (self._guided or checkpoint or flow.self_conditioning or flow.average)
         self._direct = self._bare and flow.predicts == "velocity"  # nothing to do but to call the network
         if self._guided:
+            if not flow.guidable:
+                raise ConfigError(
+                    f"guidance scale {guidance.scale:g} is refused: this student was trained at a scale of its own; use scale 1"
+                )
             if not self._cond or flow.null is None:
                 missing = (
                     "conditions"
@@ -100,6 +105,12 @@ class VelocityField:
             return self.predict(x, time, "velocity")
         self.evaluations += 1
         return self.flow.model(x, self._row(time), **self._cond)
+
+    def average(self, x: Any, time: float, until: float) -> Any:
+        """Average velocity over [time, until] at state x; a model without a second time knows no better than the one at t."""
+        if not self.flow.average:
+            return self(x, time)
+        return self._evaluate(x, self._row(time), self._cond, "velocity", time, self._row(until))
 
     def data(self, x: Any, time: float) -> Any:
         """Data estimate E[x1 | x_t = x] at state x and time t, at the price of one velocity."""
@@ -186,11 +197,15 @@ class VelocityField:
         weights = Euclidean().convert(prediction, kind, target, state, t, self.flow.interpolant).tolist()
         return {time: (of_state, of_prediction) for time, (of_state, of_prediction) in zip(times, weights, strict=True)}
 
-    def _evaluate(self, x: Any, t: Tensor, cond: dict[str, Any], kind: Prediction, time: float) -> Any:
+    def _evaluate(
+        self, x: Any, t: Tensor, cond: dict[str, Any], kind: Prediction, time: float, until: Tensor | None = None
+    ) -> Any:
         self.evaluations += 1
         flow = self.flow
         if kind == "score" and flow.score_model is not None:
             return self._network(flow.score_model, x, t, cond)
+        if flow.average:
+            cond = {**cond, "until": t if until is None else until}
         if self._previous is None:
             prediction = self._network(flow.model, x, t, cond)
             return self._read(prediction, flow.predicts, kind, x, t, cond, time)
