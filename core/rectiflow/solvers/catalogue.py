@@ -21,6 +21,7 @@ from rectiflow.solvers.implicit_midpoint import implicit_midpoint
 from rectiflow.solvers.jump import jump
 from rectiflow.solvers.midpoint import midpoint
 from rectiflow.solvers.pseudo_corrector import pseudo_corrector
+from rectiflow.solvers.reinterpolate import reinterpolate
 from rectiflow.solvers.reversible_heun import reversible_heun
 from rectiflow.solvers.rk4 import rk4
 from rectiflow.solvers.stochastic_heun import stochastic_heun
@@ -39,6 +40,7 @@ SOLVERS: dict[str, Solver] = {
     "ab2": ab2,
     "fireflow": fireflow,
     "pseudo_corrector": pseudo_corrector,
+    "reinterpolate": reinterpolate,
     "ddim": ddim,
     "dpm++2m": dpmpp_2m,
     "dpm++3m": dpmpp_3m,
