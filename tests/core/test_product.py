@@ -52,9 +52,9 @@ def test_euclidean_and_product_geometry() -> None:
         torch.testing.assert_close(SPACE.step(x, y, -0.3)[name], x[name] - 0.3 * y[name])
         combined = SPACE.combine((x, y, x), (0.5, -2.0, 1.0))[name]
         torch.testing.assert_close(combined, 1.5 * x[name] - 2 * y[name])
-    flat = SPACE.flatten(x)
-    assert flat.shape == (4, 25)
-    torch.testing.assert_close(SPACE.distance(x, y), (SPACE.flatten(x) - SPACE.flatten(y)).norm(dim=1))
+    squares = SPACE.squared_distances(x, y)
+    assert squares.shape == (4, 4)
+    torch.testing.assert_close(SPACE.distance(x, y), squares.diagonal().sqrt())
     torch.testing.assert_close(Euclidean().distance(x["place"], y["place"])[2], (x["place"] - y["place"])[2].norm())
     assert repr(SPACE) == "Product(place=Euclidean(), colour=Euclidean())"
 

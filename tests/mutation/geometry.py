@@ -37,7 +37,7 @@ MUTANTS = (
     Mutant(RIEMANNIAN, "(1 - c.a) / c.da * prediction", "(1 - c.a) * c.da * prediction", "spaces/geometry"),
     Mutant(SPHERE, "cosine = 1 - dot(chord, chord) / 2", "cosine = 1 - dot(chord, chord)", "spaces/geometry"),
     Mutant(SPHERE, "cosine * u - a * sinc * square * x0", "cosine * u + a * sinc * square * x0", "spaces/geometry"),
-    Mutant(SPHERE, "joined_norm(2 * torch.atan2(near, far))", "joined_norm(torch.atan2(near, far))", "spaces/geometry"),
+    Mutant(SPHERE, "return 2 * torch.atan2(near, far)", "return torch.atan2(near, far)", "spaces/geometry"),
     Mutant(SPHERE, "v - 2 * dot(y, v)", "v - dot(y, v)", "spaces/geometry"),
     Mutant(
         SPHERE,
@@ -48,8 +48,27 @@ MUTANTS = (
     Mutant(
         TORUS, "difference - self.period * torch.round(", "difference - self.period * torch.floor(", "spaces/geometry"
     ),
+    Mutant(TORUS, "self.log(x, y).abs()", "(y - x).abs()", "spaces/geometry couplings/spaces"),
+    Mutant(SO3, "return 4 * torch.atan2(torch.minimum", "return 2 * torch.atan2(torch.minimum", "spaces/rotations"),
+    Mutant(RIEMANNIAN, "squares.flatten(2).sum(2)", "squares.flatten(2).mean(2)", "spaces/geometry couplings/spaces"),
     Mutant(
-        TORUS, "(2 * math.pi / self.period) * x.flatten(1)", "(math.pi / self.period) * x.flatten(1)", "spaces/geometry"
+        PRODUCT,
+        "self.weights[name] * space.squared_distances",
+        "self.weights[name] ** 2 * space.squared_distances",
+        "couplings/spaces spaces/training",
+    ),
+    Mutant("spaces/zero_mean.py", ".square() / count", ".square() * count", "couplings/spaces"),
+    Mutant(
+        FLAT,
+        "squares = first.square().sum(1)[:, None] - 2 * first @ second.mT",
+        "squares = first.square().sum(1)[:, None] - first @ second.mT",
+        "couplings couplings/sinkhorn couplings/entropic",
+    ),
+    Mutant(
+        FLAT,
+        "first, second = first - centre, second - centre",
+        "first, second = first, second - centre",
+        "couplings couplings/sinkhorn",
     ),
     Mutant(TORUS, "-x[0].numel() * math.log(self.period)", "x[0].numel() * math.log(self.period)", "likelihood"),
     Mutant(

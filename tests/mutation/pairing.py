@@ -7,18 +7,6 @@ from mutant import Mutant
 COSTS, PLANS, BRIDGE = "couplings/costs.py", "couplings/plans.py", "couplings/bridge.py"
 
 MUTANTS = (
-    Mutant(
-        COSTS,
-        "cost = first.square().sum(1)[:, None] - 2 * first @ second.mT",
-        "cost = first.square().sum(1)[:, None] - first @ second.mT",
-        "couplings couplings/sinkhorn couplings/entropic",
-    ),
-    Mutant(
-        COSTS,
-        "first, second = first - centre, second - centre",
-        "first, second = first, second - centre",
-        "couplings couplings/sinkhorn",
-    ),
     Mutant(COSTS, "(rows[:, None] != rows[None])", "(rows[:, None] == rows[None])", "couplings"),
     Mutant(
         COSTS,
@@ -33,11 +21,16 @@ MUTANTS = (
         "couplings",
     ),
     Mutant("couplings/optimal_transport.py", "[1]).to(device_of(x1))", "[1].argsort()).to(device_of(x1))", "couplings"),
-    Mutant("couplings/permutation.py", '"bnd,bmd->bmn"', '"bnd,bmd->bnm"', "couplings/permutation"),
     Mutant(
         "couplings/permutation.py",
-        "linear_sum_assignment(mine, maximize=True)",
-        "linear_sum_assignment(mine)",
+        "permutation[sample, places[of_data]] = places[of_source]",
+        "permutation[sample, places[of_source]] = places[of_data]",
+        "couplings/permutation",
+    ),
+    Mutant(
+        "couplings/permutation.py",
+        "linear_sum_assignment(cost.numpy())",
+        "linear_sum_assignment(cost.numpy(), maximize=True)",
         "couplings/permutation",
     ),
     Mutant(

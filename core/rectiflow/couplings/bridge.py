@@ -12,6 +12,7 @@ from rectiflow.couplings.coupling import Coupled, Coupling
 from rectiflow.couplings.entropic import EntropicOT
 from rectiflow.couplings.plans import Plan
 from rectiflow.errors import ConfigError
+from rectiflow.spaces.space import Space
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,11 @@ class SchroedingerBridge(Coupling):
         if not 0 < self.sigma < math.inf:
             raise ConfigError(f"sigma of a Schroedinger bridge is {self.sigma}; it must be positive and finite")
 
-    def plan(self, x0: State, x1: State, cond: Cond | None = None, *, mask: Mask = None) -> Plan:
+    def plan(
+        self, x0: State, x1: State, cond: Cond | None = None, *, mask: Mask = None, space: Space | None = None
+    ) -> Plan:
         """The plan (B, B), rows of x0 by rows of x1."""
-        return self._entropic().plan(x0, x1, cond, mask=mask)
+        return self._entropic().plan(x0, x1, cond, mask=mask, space=space)
 
     def __call__(
         self,
@@ -47,10 +50,11 @@ class SchroedingerBridge(Coupling):
         cond: Cond | None = None,
         *,
         mask: Mask = None,
+        space: Space | None = None,
         generator: torch.Generator | None = None,
     ) -> Coupled:
         """x0 as it is, beside partners drawn from the plan; raises as `EntropicOT` does."""
-        return self._entropic()(x0, x1, cond, mask=mask, generator=generator)
+        return self._entropic()(x0, x1, cond, mask=mask, space=space, generator=generator)
 
     def _entropic(self) -> EntropicOT:
         return EntropicOT(

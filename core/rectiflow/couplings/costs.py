@@ -7,40 +7,37 @@ import math
 import torch
 from torch import Tensor
 
-from rectiflow.batch import Cond, Mask, State, map_masked, parts
+from rectiflow.batch import Cond, Mask, State, map_state, shape_of
 from rectiflow.errors import ConfigError, NonFiniteError
+from rectiflow.spaces.euclidean import Euclidean
+from rectiflow.spaces.product import Product
+from rectiflow.spaces.space import Space
 
 
-def squared_distances(x0: State, x1: State, mask: Mask = None) -> Tensor:
-    """|x0[i] - x1[j]|^2 over the entries that are valid in x1[j], (B, B) float64, on the states' device where it has float64.
+def squared_distances(x0: State, x1: State, mask: Mask = None, space: Space | None = None) -> Tensor:
+    """Squared distance of x0[i] from x1[j] over what is valid in x1[j]: (B, B) float64, on the CPU where the device has none.
 
     Raises:
         ConfigError: x0 and x1 differ in shape.
         NonFiniteError: a state holds NaN or infinity where it is valid.
     """
-    first, second = _coordinates(x0), _coordinates(x1)
-    if first.shape != second.shape:
-        raise ConfigError(
-            f"x0 and x1 have shapes {tuple(first.shape)} and {tuple(second.shape)} once flattened; they must agree"
-        )
-    if mask is not None:
-        valid = _valid_coordinates(x1, mask)
-        second = second.masked_fill(~valid, 0)
-    # Distances do not change under a common shift, and small numbers lose less to rounding.
-    centre = second.mean(0)
-    first, second = first - centre, second - centre
-    if mask is None:
-        cost = first.square().sum(1)[:, None] - 2 * first @ second.mT + second.square().sum(1)
-    else:
-        weight = valid.to(first.dtype)
-        second = second * weight
-        cost = first.square() @ weight.mT - 2 * first @ second.mT + second.square().sum(1)
+    if shape_of(x0) != shape_of(x1):
+        raise ConfigError(f"x0 and x1 have shapes {shape_of(x0)} and {shape_of(x1)}; they must agree")
+    first, second = (map_state(_precise, state) for state in (x0, x1))
+    cost = as_float64((space or flat_space(x1)).squared_distances(first, second, mask))
     if not bool(torch.isfinite(cost).all()):
         raise NonFiniteError("the coupling got a state with NaN or infinite values; check the data of this batch")
-    return as_float64(cost).clamp(min=0)
+    return cost
 
 
-def pairing_costs(x0: State, x1: State, cond: Cond | None, mask: Mask, condition_weight: float) -> tuple[Tensor, float]:
+def flat_space(state: State) -> Space:
+    """The space that a coupling takes a state's entries for when it is told none: flat."""
+    return Product(weights=None, **dict.fromkeys(state, Euclidean())) if isinstance(state, dict) else Euclidean()
+
+
+def pairing_costs(
+    x0: State, x1: State, cond: Cond | None, mask: Mask, condition_weight: float, space: Space | None
+) -> tuple[Tensor, float]:
     """Cost (B, B) of every pair, infinite where forbidden, and the mean squared distance that weights are measured in.
 
     Row i of x0 counts as drawn for cond[i]. Pairing it with data of another condition adds condition_weight times the mean
@@ -51,7 +48,7 @@ def pairing_costs(x0: State, x1: State, cond: Cond | None, mask: Mask, condition
         ConfigError: shapes differ, or an infinite weight meets a real-valued condition.
         NonFiniteError: a state holds NaN or infinity.
     """
-    cost = squared_distances(x0, x1, mask)
+    cost = squared_distances(x0, x1, mask, space)
     scale = float(cost.mean())
     if cond and condition_weight > 0:
         mismatch = _mismatch(cond, condition_weight).to(cost.device)
@@ -89,18 +86,6 @@ def _mismatch(cond: Cond, weight: float) -> Tensor:
     return total
 
 
-def _coordinates(state: State) -> Tensor:
-    """(B, d), in float32 or better."""
-    joined = torch.cat([part.detach().flatten(1) for part in parts(state)], dim=1)
-    return joined.to(torch.promote_types(joined.dtype, torch.float32))
-
-
-def _valid_coordinates(state: State, mask: Mask) -> Tensor:
-    """The mask, whose shape is a prefix of every component's, for each coordinate: bool (B, d)."""
-
-    def spread(part: Tensor, valid: Tensor | None) -> Tensor:
-        if valid is None:
-            return torch.ones_like(part, dtype=torch.bool)
-        return valid.reshape(valid.shape + (1,) * (part.ndim - valid.ndim)).expand_as(part)
-
-    return torch.cat([part.flatten(1) for part in parts(map_masked(spread, mask, state))], dim=1)
+def _precise(part: Tensor) -> Tensor:
+    """Free of gradients, in float32 or better."""
+    return part.detach().to(torch.promote_types(part.dtype, torch.float32))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rectiflow.batch import Cond, Mask, State, map_state
 from rectiflow.conditions import take
+from rectiflow.spaces.space import Space
 
 
 class Coupled(NamedTuple):
@@ -39,6 +40,7 @@ class Coupling(ABC):
         cond: Cond | None = None,
         *,
         mask: Mask = None,
+        space: Space | None = None,
         generator: torch.Generator | None = None,
     ) -> Coupled:
         """Couple a batch of sources (B, ...) with a batch of data (B, ...).
@@ -49,6 +51,7 @@ class Coupling(ABC):
             cond: name -> (B, ...).
             mask: bool, shape a prefix of x1's, True where x1 holds data, or one a component; the rest must not decide
                 anything.
+            space: where x0 and x1 live, whose distances are the costs; None takes their entries for flat coordinates.
             generator: source of randomness, for couplings that draw.
         """
 

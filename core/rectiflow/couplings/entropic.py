@@ -14,6 +14,7 @@ from rectiflow.couplings.costs import check_condition_weight, pairing_costs
 from rectiflow.couplings.coupling import Coupled, Coupling, with_data_rows
 from rectiflow.couplings.plans import Plan, sinkhorn
 from rectiflow.errors import ConfigError
+from rectiflow.spaces.space import Space
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,15 @@ class EntropicOT(Coupling):
         if not self.regularisation > 0:
             raise ConfigError(f"regularisation is {self.regularisation}; it must be above 0 (MinibatchOT is its limit)")
 
-    def plan(self, x0: State, x1: State, cond: Cond | None = None, *, mask: Mask = None) -> Plan:
+    def plan(
+        self, x0: State, x1: State, cond: Cond | None = None, *, mask: Mask = None, space: Space | None = None
+    ) -> Plan:
         """The plan (B, B), rows of x0 by rows of x1, each with marginal 1 / B.
 
         Raises:
             ConvergenceError: it did not converge.
         """
-        cost, regularisation = self._problem(x0, x1, cond, mask)
+        cost, regularisation = self._problem(x0, x1, cond, mask, space)
         return sinkhorn(cost, regularisation, tolerance=self.tolerance, max_iterations=self.max_iterations)
 
     def __call__(
@@ -62,6 +65,7 @@ class EntropicOT(Coupling):
         cond: Cond | None = None,
         *,
         mask: Mask = None,
+        space: Space | None = None,
         generator: torch.Generator | None = None,
     ) -> Coupled:
         """x0 as it is, beside partners drawn from the plan.
@@ -73,13 +77,15 @@ class EntropicOT(Coupling):
         """
         device = device_of(x1)
         if self.replacement:
-            index = draw_by_rows(self.plan(x0, x1, cond, mask=mask).matrix, generator, device)
+            index = draw_by_rows(self.plan(x0, x1, cond, mask=mask, space=space).matrix, generator, device)
         else:
-            index = _perturbed_assignment(*self._problem(x0, x1, cond, mask), generator, device)
+            index = _perturbed_assignment(*self._problem(x0, x1, cond, mask, space), generator, device)
         return with_data_rows(x0, x1, cond, index)
 
-    def _problem(self, x0: State, x1: State, cond: Cond | None, mask: Mask) -> tuple[Tensor, float]:
-        cost, scale = pairing_costs(x0, x1, cond, mask, self.condition_weight)
+    def _problem(
+        self, x0: State, x1: State, cond: Cond | None, mask: Mask, space: Space | None
+    ) -> tuple[Tensor, float]:
+        cost, scale = pairing_costs(x0, x1, cond, mask, self.condition_weight, space)
         return cost, self.regularisation * (scale if self.relative else 1.0)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from rectiflow.batch import Cond, Mask, State, batch_size, device_of
 from rectiflow.couplings.coupling import Coupled, Coupling
+from rectiflow.spaces.space import Space
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Independent(Coupling):
         cond: Cond | None = None,
         *,
         mask: Mask = None,
+        space: Space | None = None,
         generator: torch.Generator | None = None,
     ) -> Coupled:
         """The batch as it is; nothing is drawn."""

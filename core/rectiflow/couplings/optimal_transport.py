@@ -11,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from rectiflow.batch import Cond, Mask, State, device_of
 from rectiflow.couplings.costs import check_condition_weight, pairing_costs
 from rectiflow.couplings.coupling import Coupled, Coupling, with_data_rows
+from rectiflow.spaces.space import Space
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class MinibatchOT(Coupling):
         cond: Cond | None = None,
         *,
         mask: Mask = None,
+        space: Space | None = None,
         generator: torch.Generator | None = None,
     ) -> Coupled:
         """The batch with x1 and cond permuted; the permutation is exact, every row is used once and nothing is drawn.
@@ -48,6 +50,6 @@ class MinibatchOT(Coupling):
             ConfigError: batch sizes differ, or an infinite weight meets a real-valued condition.
             NonFiniteError: a state holds NaN or infinity.
         """
-        cost, _ = pairing_costs(x0, x1, cond, mask, self.condition_weight)
+        cost, _ = pairing_costs(x0, x1, cond, mask, self.condition_weight, space)
         index = torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1]).to(device_of(x1))
         return with_data_rows(x0, x1, cond, index)

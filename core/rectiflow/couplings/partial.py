@@ -14,6 +14,7 @@ from rectiflow.batch import Cond, Mask, State, batch_size, device_of, map_state
 from rectiflow.couplings.costs import check_condition_weight, pairing_costs
 from rectiflow.couplings.coupling import Coupled, Coupling, with_data_rows
 from rectiflow.errors import ConfigError
+from rectiflow.spaces.space import Space
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,11 @@ class PartialOT(Coupling):
         if not 0 < self.share <= 1:
             raise ConfigError(f"share is {self.share}; allowed: above 0, up to 1")
 
-    def pairs(self, x0: State, x1: State, cond: Cond | None = None, *, mask: Mask = None) -> tuple[Tensor, Tensor]:
+    def pairs(
+        self, x0: State, x1: State, cond: Cond | None = None, *, mask: Mask = None, space: Space | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Rows of x0 (k,), ascending, and the rows of x1 (k,) that they go with; k = round(share B), at least 1."""
-        cost, _ = pairing_costs(x0, x1, cond, mask, self.condition_weight)
+        cost, _ = pairing_costs(x0, x1, cond, mask, self.condition_weight, space)
         count = max(1, round(self.share * batch_size(x1)))
         rows, columns = _cheapest_pairs(cost.cpu().numpy(), count)
         device = device_of(x1)
@@ -53,6 +56,7 @@ class PartialOT(Coupling):
         cond: Cond | None = None,
         *,
         mask: Mask = None,
+        space: Space | None = None,
         generator: torch.Generator | None = None,
     ) -> Coupled:
         """B rows, each a kept pair; `index` names the rows of x1.
@@ -61,7 +65,7 @@ class PartialOT(Coupling):
             ConfigError: shapes differ, or an infinite condition weight meets a real-valued condition.
             NonFiniteError: a state holds NaN or infinity.
         """
-        rows, columns = self.pairs(x0, x1, cond, mask=mask)
+        rows, columns = self.pairs(x0, x1, cond, mask=mask, space=space)
         size, device = batch_size(x1), device_of(x1)
         order = torch.randperm(len(rows), generator=generator, device=device)
         dropped = torch.ones(size, dtype=torch.bool, device=device)

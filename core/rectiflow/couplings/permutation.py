@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from rectiflow.batch import Cond, Mask, State, batch_size, device_of, map_state, parts
+from rectiflow.batch import Cond, Mask, State, batch_size, device_of, map_state, parts, shape_of
+from rectiflow.couplings.costs import flat_space, squared_distances
 from rectiflow.couplings.coupling import Coupled, Coupling
 from rectiflow.errors import ConfigError, NonFiniteError
+from rectiflow.spaces.space import Space
 
 
 @dataclass(frozen=True)
@@ -26,34 +27,39 @@ class RowPermutation(Coupling):
 
     independent = False
 
-    def permutation(self, x0: State, x1: State, *, mask: Mask = None) -> Tensor:
+    def permutation(self, x0: State, x1: State, *, mask: Mask = None, space: Space | None = None) -> Tensor:
         """(B, N): row n of sample b of x1 goes with row permutation[b, n] of that sample of x0.
 
         Raises:
             ConfigError: shapes differ, states are no sets, or the mask is not (B, N).
             NonFiniteError: a state holds NaN or infinity where it is valid.
         """
-        first, second = _rows(x0), _rows(x1)
-        if first.shape != second.shape:
-            raise ConfigError(
-                f"x0 and x1 have rows of shapes {tuple(first.shape)} and {tuple(second.shape)}; they must agree"
-            )
-        size, count = first.shape[:2]
+        if shape_of(x0) != shape_of(x1):
+            raise ConfigError(f"x0 and x1 have rows of shapes {shape_of(x0)} and {shape_of(x1)}; they must agree")
+        size, count = _set_shape(x1)
         if isinstance(mask, dict):
             raise ConfigError("a row permutation needs one mask for whole rows, not one a component")
         if mask is not None and mask.shape != (size, count):
             raise ConfigError(f"a row permutation needs a mask of shape ({size}, {count}), not {tuple(mask.shape)}")
-        # |x0|^2 and |x1|^2 add the same to every assignment, so the inner product alone decides it.
-        reward = torch.einsum("bnd,bmd->bmn", first, second).cpu().numpy()
-        valid = np.ones((size, count), dtype=bool) if mask is None else mask.cpu().numpy()
-        permutation = np.tile(np.arange(count), (size, 1))
-        for sample, (block, rows) in enumerate(zip(reward, valid, strict=True)):
-            places = np.flatnonzero(rows)
-            mine = block[np.ix_(places, places)]
-            if not np.isfinite(mine).all():
-                raise NonFiniteError(f"sample {sample} of the batch has NaN or infinite rows; check its data")
-            permutation[sample, places] = places[linear_sum_assignment(mine, maximize=True)[1]]
-        return torch.from_numpy(permutation).to(device_of(x1))
+        space = (space or flat_space(x1)).rows()
+        valid = torch.ones(size, count, dtype=torch.bool) if mask is None else mask.cpu()
+        permutation = torch.arange(count).repeat(size, 1)
+        # One transfer a batch: the assignments are made on the CPU.
+        x0_rows, x1_rows = (map_state(torch.Tensor.cpu, state) for state in (x0, x1))
+        for sample in range(size):
+            places = valid[sample].nonzero()[:, 0]
+            data, source = (
+                map_state(lambda part, at=(sample, places): part[at], state) for state in (x1_rows, x0_rows)
+            )
+            try:
+                cost = squared_distances(data, source, space=space)
+            except NonFiniteError as error:
+                raise NonFiniteError(
+                    f"sample {sample} of the batch has NaN or infinite rows; check its data"
+                ) from error
+            of_data, of_source = linear_sum_assignment(cost.numpy())
+            permutation[sample, places[of_data]] = places[of_source]
+        return permutation.to(device_of(x1))
 
     def __call__(
         self,
@@ -62,6 +68,7 @@ class RowPermutation(Coupling):
         cond: Cond | None = None,
         *,
         mask: Mask = None,
+        space: Space | None = None,
         generator: torch.Generator | None = None,
     ) -> Coupled:
         """x0 with its rows reordered inside each sample, beside x1 and cond as they are; nothing is drawn.
@@ -70,16 +77,15 @@ class RowPermutation(Coupling):
             ConfigError: shapes differ, states are no sets, or the mask is not (B, N).
             NonFiniteError: a state holds NaN or infinity where it is valid.
         """
-        permutation = self.permutation(x0, x1, mask=mask)
+        permutation = self.permutation(x0, x1, mask=mask, space=space)
         samples = torch.arange(batch_size(x1), device=permutation.device)
         return Coupled(map_state(lambda part: part[samples[:, None], permutation], x0), x1, cond, samples)
 
 
-def _rows(state: State) -> Tensor:
-    """(B, N, d), in float32 or better."""
+def _set_shape(state: State) -> tuple[int, int]:
+    """Samples B and rows N of a state."""
     if any(part.ndim < 2 for part in parts(state)) or len({part.shape[1] for part in parts(state)}) > 1:
         raise ConfigError(
             f"states of shapes {[tuple(part.shape) for part in parts(state)]} are no sets; a row permutation needs (B, N, ...)"
         )
-    joined = torch.cat([part.detach().reshape(*part.shape[:2], -1) for part in parts(state)], dim=2)
-    return joined.to(torch.promote_types(joined.dtype, torch.float32))
+    return parts(state)[0].shape[0], parts(state)[0].shape[1]

@@ -14,6 +14,7 @@ from rectiflow.couplings.coupling import Coupled, Coupling, with_data_rows
 from rectiflow.couplings.entropic import draw_by_rows
 from rectiflow.couplings.plans import Plan, sinkhorn
 from rectiflow.errors import ConfigError
+from rectiflow.spaces.space import Space
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,15 @@ class UnbalancedOT(Coupling):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
 
-    def plan(self, x0: State, x1: State, cond: Cond | None = None, *, mask: Mask = None) -> Plan:
+    def plan(
+        self, x0: State, x1: State, cond: Cond | None = None, *, mask: Mask = None, space: Space | None = None
+    ) -> Plan:
         """The plan (B, B), rows of x0 by rows of x1; its total may differ from 1 when both marginals bend.
 
         Raises:
             ConvergenceError: it did not converge.
         """
-        cost, scale = pairing_costs(x0, x1, cond, mask, self.condition_weight)
+        cost, scale = pairing_costs(x0, x1, cond, mask, self.condition_weight, space)
         unit = scale if self.relative else 1.0
         return sinkhorn(
             cost,
@@ -76,6 +79,7 @@ class UnbalancedOT(Coupling):
         cond: Cond | None = None,
         *,
         mask: Mask = None,
+        space: Space | None = None,
         generator: torch.Generator | None = None,
     ) -> Coupled:
         """B pairs drawn from the plan; `index` names the rows of x1.
@@ -85,7 +89,7 @@ class UnbalancedOT(Coupling):
             ConvergenceError: the plan did not converge.
             NonFiniteError: a state holds NaN or infinity.
         """
-        matrix = self.plan(x0, x1, cond, mask=mask).matrix
+        matrix = self.plan(x0, x1, cond, mask=mask, space=space).matrix
         device = device_of(x1)
         if math.isfinite(self.source_penalty):
             rows = _resample(matrix.sum(1), generator, device)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rectiflow.batch import Mask
+from rectiflow.errors import ConfigError
 from rectiflow.interpolants import Interpolant
 from rectiflow.predictions import Prediction, from_velocity, to_velocity
 from rectiflow.spaces.space import Space
@@ -88,6 +90,34 @@ class Euclidean(Space):
         """w: flat space is its own normal coordinates."""
         return w
 
-    def flatten(self, x: Tensor) -> Tensor:
-        """(B, d) with all axes but the first joined."""
-        return x.flatten(1)
+    def squared_distances(self, x: Tensor, y: Tensor, mask: Mask = None) -> Tensor:
+        """|x[i] - y[j]|^2 (B, C) over the entries valid in y[j], by matrix products.
+
+        Raises:
+            ConfigError: masks by name.
+        """
+        valid = valid_entries(self, mask, y)
+        first, second = x.flatten(1), y.flatten(1)
+        if valid is not None:
+            second = second.masked_fill(~valid.flatten(1), 0)
+        # Distances do not change under a common shift, and small numbers lose less to rounding.
+        centre = second.mean(0)
+        first, second = first - centre, second - centre
+        if valid is None:
+            squares = first.square().sum(1)[:, None] - 2 * first @ second.mT + second.square().sum(1)
+        else:
+            weight = valid.flatten(1).to(first.dtype)
+            second = second * weight
+            squares = first.square() @ weight.mT - 2 * first @ second.mT + second.square().sum(1)
+        return squares.clamp(min=0)
+
+
+def valid_entries(space: Space, mask: Mask, x: Tensor) -> Tensor | None:
+    """A mask, whose shape is a prefix of x's, for every entry of x; None stays None.
+
+    Raises:
+        ConfigError: masks by name, which only a product has a use for.
+    """
+    if isinstance(mask, dict):
+        raise ConfigError(f"{space!r} got masks by name, {sorted(mask)}; it takes one tensor")
+    return None if mask is None else mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)).expand_as(x)

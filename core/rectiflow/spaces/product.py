@@ -162,13 +162,33 @@ class Product(Space):
         """
         if mask is None:
             return self
+        masks = self._masks(mask)
+        return self._with({name: space.masked(masks.get(name)) for name, space in self.components.items()})
+
+    def squared_distances(self, x: State, y: State, mask: Mask = None) -> Tensor:
+        """Weighted sum (B, C) of the components' squared distances.
+
+        Raises:
+            ConfigError: a mask names no component.
+        """
+        self._check(x)
+        self._check(y)
+        masks = self._masks(mask)
+        squares = [
+            self.weights[name] * space.squared_distances(x[name], y[name], masks.get(name))
+            for name, space in self.components.items()
+        ]
+        return torch.stack(squares).sum(0)
+
+    def rows(self) -> Product:
+        """The product of the components' rows."""
+        return self._with({name: space.rows() for name, space in self.components.items()})
+
+    def _masks(self, mask: Mask) -> Mapping[str, Tensor | None]:
         masks = mask if isinstance(mask, dict) else dict.fromkeys(self.components, mask)
         if not set(masks) <= set(self.components):
             raise ConfigError(f"masks have names {sorted(masks)}; this product has {sorted(self.components)}")
-        components = {name: space.masked(masks.get(name)) for name, space in self.components.items()}
-        return Product(weights=self.weights, **components)
+        return masks
 
-    def flatten(self, x: State) -> Tensor:
-        """Coordinates of all components side by side, (B, d), times the roots of the weights."""
-        columns = [math.sqrt(self.weights[name]) * space.flatten(x[name]) for name, space in self.components.items()]
-        return torch.cat(columns, dim=1)
+    def _with(self, components: Mapping[str, Space]) -> Product:
+        return Product(weights=self.weights, **components)

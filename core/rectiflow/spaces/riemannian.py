@@ -7,10 +7,14 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from rectiflow.errors import ConversionError
+from rectiflow.batch import Mask
+from rectiflow.errors import ConfigError, ConversionError
 from rectiflow.interpolants import Interpolant, Linear
 from rectiflow.predictions import MARGIN, Prediction
 from rectiflow.spaces.space import Space
+
+ENTRIES = 2**22
+"""Entries of states that are compared at once when every state of a batch meets every other."""
 
 
 class Riemannian(Space):
@@ -33,8 +37,39 @@ class Riemannian(Space):
         """Point at fraction a, of shape (B, 1, ..., 1), of the geodesic from x0 to x1, and the derivative by a there."""
 
     @abstractmethod
+    def separation(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distances between the parts of states (vectors, rotations, angles), of the shape that the leading axes broadcast to."""
+
+    @abstractmethod
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """The tangent at x that is closest to v: what of a network's output moves the state."""
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Root (B,) of the summed squares of the distances between the parts of a state."""
+        separation = self.separation(x, y)
+        norm: Tensor = torch.linalg.vector_norm(separation.reshape(len(separation), -1), dim=1)
+        return norm
+
+    def squared_distances(self, x: Tensor, y: Tensor, mask: Mask = None) -> Tensor:
+        """Squared distance (B, C) of every x[i] from every y[j], over the parts that are valid in y[j].
+
+        Raises:
+            ConfigError: masks by name, or a mask inside a part, such as a single entry of a rotation.
+        """
+        if isinstance(mask, dict):
+            raise ConfigError(f"{self!r} got masks by name, {sorted(mask)}; it takes one tensor")
+        blocks = []
+        for block in torch.split(x, max(1, ENTRIES // max(1, y.numel()))):
+            squares = self.separation(block[:, None], y[None]).square()
+            if mask is not None:
+                if mask.ndim >= squares.ndim:
+                    raise ConfigError(
+                        f"{self!r} got a mask of shape {tuple(mask.shape)} for states {tuple(y.shape)}; a mask tells whole "
+                        f"parts from padding, at most {tuple(squares.shape[1:])}"
+                    )
+                squares = squares.masked_fill(~mask.reshape(mask.shape + (1,) * (squares.ndim - 1 - mask.ndim)), 0)
+            blocks.append(squares.flatten(2).sum(2) if squares.ndim > 2 else squares)
+        return torch.cat(blocks)
 
     def interpolate(self, x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
         """The point at fraction t (B,) of the shortest geodesic from x0 to x1."""
@@ -67,7 +102,7 @@ class Riemannian(Space):
         if kind == "data":
             c = interpolant.coefficients(t.clamp(max=1 - MARGIN)).expand_to(x)
             return (c.da / (1 - c.a) * self.log(x, prediction)).to(x.dtype)
-        c = interpolant.coefficients(t).expand_to(x)
+        c = interpolant.coefficients(t.clamp(min=interpolant.standstill)).expand_to(x)
         return self.exp(x, (1 - c.a) / c.da * prediction).to(x.dtype)
 
     def step(self, x: Tensor, v: Tensor, h: float) -> Tensor:
@@ -94,12 +129,6 @@ class Riemannian(Space):
             raise ConversionError(
                 f"{interpolant!r} has a + s != 1, which is no path on {self!r}; use a convex interpolant, such as Linear()"
             )
-
-
-def joined_norm(distances: Tensor) -> Tensor:
-    """Root (B,) of the summed squares of distances (B, ...) between the parts of a state."""
-    norm: Tensor = torch.linalg.vector_norm(distances.reshape(len(distances), -1), dim=1)
-    return norm
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:

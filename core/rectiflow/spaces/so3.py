@@ -12,7 +12,7 @@ from rectiflow.errors import ConfigError
 from rectiflow.spaces import quaternions
 from rectiflow.spaces.igso3 import IGSO3
 from rectiflow.spaces.quaternions import conjugate, multiply, normalize
-from rectiflow.spaces.riemannian import Riemannian, dot, joined_norm
+from rectiflow.spaces.riemannian import Riemannian, dot
 from rectiflow.spaces.series import inverse_jacobian_coefficient
 
 
@@ -52,10 +52,10 @@ class SO3(Riemannian):
         """v: every rotation vector is a tangent."""
         return v
 
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Rotation angle 4 atan2(min, max) of |x - y| and |x + y|; root of the summed squares over several rotations."""
+    def separation(self, x: Tensor, y: Tensor) -> Tensor:
+        """Rotation angles 4 atan2(min, max) of |x - y| and |x + y|, (B, ...) without the last axis."""
         one, other = (torch.linalg.vector_norm(z, dim=-1) for z in (x - y, x + y))
-        return joined_norm(4 * torch.atan2(torch.minimum(one, other), torch.maximum(one, other)))
+        return 4 * torch.atan2(torch.minimum(one, other), torch.maximum(one, other))
 
     def sample_prior(
         self,
@@ -91,10 +91,6 @@ class SO3(Riemannian):
     def project(self, x: Tensor) -> Tensor:
         """x / |x|; zero quaternions, which stand in padding, stay zero."""
         return normalize(x)
-
-    def flatten(self, x: Tensor) -> Tensor:
-        """Entries of the rotation matrices over sqrt(2): chords, the same for q and -q."""
-        return quaternions.to_matrix(x).flatten(1) / math.sqrt(2)
 
 
 def _check_shape(shape: tuple[int, ...]) -> None:

@@ -101,17 +101,24 @@ class Space(ABC):
         """
 
     @abstractmethod
-    def flatten(self, x: Any) -> Tensor:
-        """Coordinates (B, d) of states in which the squared Euclidean distance is the transport cost.
+    def squared_distances(self, x: Any, y: Any, mask: Mask = None) -> Tensor:
+        """Squared distance (B, C) of every x[i] from every y[j], over what is data in y[j]: the cost of a coupling.
 
-        Curved spaces, which have no such coordinates, give chords: equal to the distance where it is small, monotone in it.
+        Args:
+            x: B states.
+            y: C states.
+            mask: bool, its shape a prefix of y's, True where y holds data; or one a component, by name.
         """
+
+    def rows(self) -> Space:
+        """The space of one row of a state (B, N, ...) that is a set of N rows; N of them make a batch (N, ...)."""
+        return self
 
     def combine(self, velocities: Sequence[Any], weights: Sequence[float]) -> Any:
         """Weighted sum of tangents at one point, for the stages of a solver."""
-        total = velocities[0] * weights[0]
-        for velocity, weight in zip(velocities[1:], weights[1:], strict=True):
-            total = torch.add(total, velocity, alpha=weight)
+        total = velocities[0] if weights[0] == 1.0 else velocities[0] * weights[0]
+        for i in range(1, len(velocities)):
+            total = torch.add(total, velocities[i], alpha=weights[i])
         return total
 
     def residual(self, prediction: Any, target: Any, kind: Prediction, x: Any) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rectiflow.errors import ConfigError
 from rectiflow.spaces.quaternions import normalize
-from rectiflow.spaces.riemannian import Riemannian, dot, joined_norm
+from rectiflow.spaces.riemannian import Riemannian, dot
 from rectiflow.spaces.series import angle_over_sine_excess, cosine_and_sinc
 
 
@@ -50,10 +50,10 @@ class Sphere(Riemannian):
         """v - <x, v> x."""
         return v - dot(x, v) * x
 
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Angle 2 atan2(|x - y|, |x + y|) in radians; root of the summed squares where a state has several vectors."""
+    def separation(self, x: Tensor, y: Tensor) -> Tensor:
+        """Angles 2 atan2(|x - y|, |x + y|) in radians, (B, ...) without the last axis."""
         near, far = (torch.linalg.vector_norm(z, dim=-1) for z in (x - y, x + y))
-        return joined_norm(2 * torch.atan2(near, far))
+        return 2 * torch.atan2(near, far)
 
     def sample_prior(
         self,
@@ -96,10 +96,6 @@ class Sphere(Riemannian):
     def project(self, x: Tensor) -> Tensor:
         """x / |x|; zero vectors, which stand in padding, stay zero."""
         return normalize(x)
-
-    def flatten(self, x: Tensor) -> Tensor:
-        """Ambient coordinates: distances are chords."""
-        return x.flatten(1)
 
 
 def _orthogonal(x: Tensor) -> Tensor:

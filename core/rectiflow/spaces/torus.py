@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rectiflow.errors import ConfigError
-from rectiflow.spaces.riemannian import Riemannian, joined_norm
+from rectiflow.spaces.riemannian import Riemannian
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Torus(Riemannian):
         """v: every vector is a tangent."""
         return v
 
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Norm of the shortest differences over all other axes."""
-        return joined_norm(self.log(x, y))
+    def separation(self, x: Tensor, y: Tensor) -> Tensor:
+        """Lengths of the shortest differences, entry by entry."""
+        return self.log(x, y).abs()
 
     def sample_prior(
         self,
@@ -83,8 +83,3 @@ class Torus(Riemannian):
         wrapped = torch.remainder(x, self.period)
         # The remainder of a tiny negative number rounds up to the period itself.
         return torch.where(wrapped < self.period, wrapped, wrapped - self.period)
-
-    def flatten(self, x: Tensor) -> Tensor:
-        """Points (cos, sin) on circles of circumference `period`: distances are chords."""
-        angle = (2 * math.pi / self.period) * x.flatten(1)
-        return torch.cat((torch.cos(angle), torch.sin(angle)), 1) * (self.period / (2 * math.pi))

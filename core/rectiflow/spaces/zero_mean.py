@@ -13,7 +13,7 @@ from rectiflow.batch import Mask
 from rectiflow.errors import ConfigError
 from rectiflow.interpolants import Interpolant
 from rectiflow.predictions import Prediction
-from rectiflow.spaces.euclidean import Euclidean
+from rectiflow.spaces.euclidean import Euclidean, valid_entries
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,22 @@ class ZeroMean(Euclidean):
         """Difference of the centred prediction and its target: a common shift of the prediction costs nothing."""
         return self.project(prediction) - target
 
-    def flatten(self, x: Tensor) -> Tensor:
-        """(B, d) coordinates of the centred state, zero in padding."""
-        return super().flatten(self._visible(self.project(x)))
+    def squared_distances(self, x: Tensor, y: Tensor, mask: Mask = None) -> Tensor:
+        """|x[i] - y[j]|^2 (B, C) over the entries valid in y[j], both centred there."""
+        valid = valid_entries(self, mask, y)
+        y = self.masked(mask).project(y if valid is None else y.masked_fill(~valid, 0))
+        if valid is None:
+            return super().squared_distances(self.project(x), y)
+        # y being centred, the mean of the difference is that of x over the entries that count for y.
+        present = valid.to(x.dtype).movedim(self.axis, 1).flatten(2)
+        count = present.sum(1)
+        members = x.movedim(self.axis, 1).flatten(2)
+        shifts = [torch.einsum("nr,cnr->cr", row, present).square() / count.clamp(min=1) for row in members]
+        return (super().squared_distances(x, y, mask) - torch.stack(shifts).sum(2)).clamp(min=0)
+
+    def rows(self) -> Euclidean:
+        """Flat space: a common shift says nothing of who is whose partner."""
+        return Euclidean()
 
     def _visible(self, x: Tensor) -> Tensor:
         present = self._present(x)

@@ -149,7 +149,7 @@ def test_everything_about_a_set_ignores_its_centre(predicts: Any) -> None:
         torch.testing.assert_close(estimates[0], estimates[1])
         assert float(estimates[0].mean(1).abs().max()) < 1e-9
     torch.testing.assert_close(space.distance(x1, x1 + shift), torch.zeros(6), rtol=0, atol=1e-13)
-    torch.testing.assert_close(space.flatten(x1 + shift), space.flatten(x1))
+    torch.testing.assert_close(space.squared_distances(x1 + shift, x1 - shift), space.squared_distances(x1, x1))
     for method in ("euler", "heun", "rk4", "ddim"):
         x0 = flow.sample_source((6, 5, 3), None, seeded(3))
         ends = [integrate(f, x0, steps=3, method=method).x for f in (flow, shifted)]
@@ -184,10 +184,8 @@ def test_masks_decide_whose_centre_it_is(content: float) -> None:
     torch.testing.assert_close(loss, torch.stack(expected).mean())
     space = ZeroMean().masked(mask)
     torch.testing.assert_close(space.distance(x1, x1 + 3.0), torch.zeros(3), rtol=0, atol=1e-13)
-    assert space.flatten(x1).shape == (3, 10)
-    assert bool(torch.isfinite(space.flatten(x1)).all())
     dimensions = torch.tensor([8.0, 4.0, 0.0])
-    square = space.flatten(x1).square().sum(1)
+    square = torch.stack([(part - part.mean(0)).square().sum() for part in (raw[0], raw[1, :3], raw[2, :1])])
     torch.testing.assert_close(space.log_prior(x1), -(square + dimensions * math.log(2 * math.pi)) / 2)
 
 
@@ -234,9 +232,8 @@ def test_weights_scale_losses_distances_and_costs() -> None:
     squares = [ZeroMean().distance(x["place"], y["place"]).square(), SO3().distance(x["turn"], y["turn"]).square()]
     torch.testing.assert_close(plain.distance(x, y), (squares[0] + squares[1]).sqrt())
     torch.testing.assert_close(heavy.distance(x, y), (squares[0] + 4 * squares[1]).sqrt())
-    chords = [(space.flatten(x) - space.flatten(y)).square().sum(1) for space in (plain, heavy)]
-    turns = (SO3().flatten(x["turn"]) - SO3().flatten(y["turn"])).square().sum(1)
-    torch.testing.assert_close(chords[1] - chords[0], 3 * turns)
+    costs = [space.squared_distances(x, y) for space in (plain, heavy)]
+    torch.testing.assert_close(costs[1] - costs[0], 3 * SO3().squared_distances(x["turn"], y["turn"]))
     for space in (plain, heavy):
         moved = space.exp(x, space.log(x, y))
         assert float(SO3().distance(moved["turn"], y["turn"]).max()) < 1e-12
