@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
 
-    from rectiflow.batch import Batch, Cond, Shape, State
+    from rectiflow.batch import Batch, Cond, Mask, Shape, State
     from rectiflow.flow import Draw, Flow
     from rectiflow.training.batches import Dataset
     from rectiflow.training.loop import Task
@@ -102,6 +102,10 @@ class Domain(ABC):
     @abstractmethod
     def sample_shape(self, count: int, cond: Cond) -> Shape:
         """Shape, batch axis included, of `count` states for these conditions."""
+
+    def mask(self, cond: Cond) -> Mask:
+        """What of the states with these conditions is data, where states of several sizes are padded; None: all of it."""
+        return None
 
     @abstractmethod
     def save(self, x: State, cond: Cond, folder: Path) -> list[Path]:

@@ -276,13 +276,16 @@ class Flow:
                 previous = map_state(torch.detach, self.interpret(first, "data", draw.xt, draw.t, draw.cond))
         return {**draw.cond, "self_condition": previous}
 
-    def regression(self, prediction: State, draw: Draw, *, weight: str = "plain") -> Tensor:
+    def regression(
+        self, prediction: State, draw: Draw, *, weight: str = "plain", weight_margin: float = MARGIN
+    ) -> Tensor:
         """Squared error of a prediction at a draw: mean over a sample's valid entries, then over samples.
 
         Args:
             prediction: the model's output, of the state's shape.
             draw: what it was evaluated at.
             weight: "plain" weighs every time alike in the predicted quantity; "velocity" in the velocity it stands for.
+            weight_margin: distance from the end where a velocity is singular at which that weight stops growing.
 
         Raises:
             ConfigError: unknown weight.
@@ -292,7 +295,7 @@ class Flow:
         per_sample = self.squared_error(prediction, draw.target, draw, self.predicts)
         if weight == "velocity":
             self._check_velocity_weight()
-            per_sample = per_sample * velocity_weight(self.predicts, draw.t, self.interpolant)
+            per_sample = per_sample * velocity_weight(self.predicts, draw.t, self.interpolant, weight_margin)
         return per_sample.mean()
 
     def squared_error(self, prediction: State, target: State, draw: Draw, kind: Prediction = "velocity") -> Tensor:
@@ -318,6 +321,7 @@ class Flow:
         coupling: Coupling | None = None,
         condition_drop: float = 0.0,
         weight: str = "plain",
+        weight_margin: float = MARGIN,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Flow-matching loss E |prediction - target|^2, one line of a training loop; arguments as in `draw` and `regression`."""
@@ -331,7 +335,7 @@ class Flow:
             condition_drop=condition_drop,
             generator=generator,
         )
-        return self.regression(self.predict(draw, generator), draw, weight=weight)
+        return self.regression(self.predict(draw, generator), draw, weight=weight, weight_margin=weight_margin)
 
     def require_score(self) -> None:
         """Refuse a flow that has no score.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rectiflow.domain import Domain
 from rectiflow.drawing import carry, draw_sources
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Draw, Flow
+from rectiflow.predictions import MARGIN
 from rectiflow.times import TimeLaw, Uniform
 
 ExtraLoss = Callable[[Flow, Any, Draw, Batch], dict[str, Tensor]]
@@ -35,18 +36,23 @@ class FlowMatching:
         coupling: how sources are paired with data; a batch that brings its own x0 (stored pairs) keeps that pairing.
         condition_drop: probability, per sample, of training without conditions.
         weight: "plain", or "velocity" to weigh a data, noise or score prediction by the velocity it stands for.
+        weight_margin: distance from the end where a velocity is singular at which that weight stops growing: 0.1 caps the
+            weight of a data prediction, 1 / (1 - t)^2, at 100.
     """
 
     times: TimeLaw = field(default_factory=Uniform)
     coupling: Coupling = field(default_factory=Independent)
     condition_drop: float = 0.0
     weight: str = "plain"
+    weight_margin: float = MARGIN
 
     def __post_init__(self) -> None:
         if not 0 <= self.condition_drop <= 1:
             raise ConfigError(f"condition_drop is {self.condition_drop}; allowed: 0 to 1")
         if self.weight not in ("plain", "velocity"):
             raise ConfigError(f"weight is {self.weight!r}; allowed: plain, velocity")
+        if not 0 < self.weight_margin < 1:
+            raise ConfigError(f"weight_margin is {self.weight_margin}; allowed: above 0 and below 1")
 
     def loss(
         self, flow: Flow, batch: Batch, generator: torch.Generator, extra: ExtraLoss = no_extra_loss
@@ -63,7 +69,7 @@ class FlowMatching:
             generator=generator,
         )
         prediction = flow.predict(draw, generator)
-        matching = flow.regression(prediction, draw, weight=self.weight)
+        matching = flow.regression(prediction, draw, weight=self.weight, weight_margin=self.weight_margin)
         terms = {"matching": matching, **extra(flow, prediction, draw, batch)}
         total = torch.stack(list(terms.values())).sum()
         return total, {name: term.detach() for name, term in terms.items()} if len(terms) > 1 else {}
@@ -90,6 +96,8 @@ class FlowTask:
 
     def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch through the network that the loop wrapped."""
+        if batch.mask is None:  # stored pairs keep conditions, which say what of a state is data
+            batch = replace(batch, mask=self.domain.mask(batch.cond))
         return self.method.loss(self.flow(network), batch, generator, self.domain.extra_loss)
 
     def preview(self, network: nn.Module, step: int, folder: Path) -> dict[str, float]:

@@ -278,6 +278,7 @@ class TrainSettings:
     predicts: str = "velocity"
     condition_drop: float = 0.1
     weight: str = "plain"
+    weight_margin: float = 1e-3
     training: TrainingOptions = field(default_factory=TrainingOptions)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)

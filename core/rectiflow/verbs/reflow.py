@@ -14,6 +14,7 @@ from rectiflow.batch import Shape
 from rectiflow.domain import DomainSpec, build
 from rectiflow.errors import ConfigError
 from rectiflow.matching import FlowMatching, FlowTask
+from rectiflow.predictions import MARGIN
 from rectiflow.rectify.generate import generate_pairs
 from rectiflow.rectify.pairs import PairStore
 from rectiflow.runs import create_run
@@ -47,7 +48,12 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     network = new_network(domain, options.seed)
     if not config.fresh:
         network.load_state_dict(teacher.network.state_dict())
-    method = FlowMatching(times=domain.create(config.times), condition_drop=config.condition_drop)
+    method = FlowMatching(
+        times=domain.create(config.times),
+        condition_drop=config.condition_drop,
+        weight=student_config.weight,
+        weight_margin=student_config.get("weight_margin", MARGIN),
+    )
     task = FlowTask(domain, network, method, student_config.sampling)
     fitted = fit(task, pairs, options, folder=folder, config=OmegaConf.to_yaml(student_config))
     report_end(fitted, folder, spec.name)

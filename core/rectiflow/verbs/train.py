@@ -39,6 +39,7 @@ def _flow_stage(domain: Domain, config: DictConfig, seed: int) -> tuple[Task, Da
         coupling=domain.create(config.coupling),
         condition_drop=config.condition_drop,
         weight=config.weight,
+        weight_margin=config.weight_margin,
     )
     dataset = domain.dataset("train")
     task = FlowTask(domain, new_network(domain, seed), method, config.sampling)
