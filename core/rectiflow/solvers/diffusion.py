@@ -8,20 +8,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from rectiflow.errors import ConfigError
-from rectiflow.interpolants import Coefficients, Interpolant
+from rectiflow.interpolants import Interpolant
 
-FORMS: dict[str, Callable[[float, Coefficients], float]] = {
-    "constant": lambda t, c: 1.0,
+
+class Moment(NamedTuple):
+    """A time of the grid, with the path's a, s and determinant there."""
+
+    t: float
+    a: float
+    s: float
+    determinant: float
+
+
+FORMS: dict[str, Callable[[Moment], float]] = {
+    "constant": lambda m: 1.0,
     # singular where a = 0: pure noise gains nothing from more noise, and eps = 0 is as right as any other value there
-    "sbdm": lambda t, c: float(c.s * c.determinant / c.a) if float(c.a) > 0 else 0.0,
-    "sigma": lambda t, c: float(c.s),
-    "linear": lambda t, c: 1 - t,
-    "decreasing": lambda t, c: 0.25 * (math.cos(math.pi * t) + 1) ** 2,
-    "increasing-decreasing": lambda t, c: math.sin(math.pi * t) ** 2,
+    "sbdm": lambda m: m.s * m.determinant / m.a if m.a > 0 else 0.0,
+    "sigma": lambda m: m.s,
+    "linear": lambda m: 1 - m.t,
+    "decreasing": lambda m: 0.25 * (math.cos(math.pi * m.t) + 1) ** 2,
+    "increasing-decreasing": lambda m: math.sin(math.pi * m.t) ** 2,
 }
 
 
@@ -61,9 +72,10 @@ def amounts(diffusion: Amount, interpolant: Interpolant, times: list[float]) -> 
         values = [float(diffusion)] * len(times)
     elif isinstance(diffusion, Diffusion):
         form, scale = FORMS[diffusion.form], diffusion.scale
-        rows = [interpolant.coefficients(torch.tensor(t, dtype=torch.float64)) for t in times] if scale > 0 else []
         values = (
-            [max(0.0, scale * form(t, c)) for t, c in zip(times, rows, strict=True)] if rows else [0.0] * len(times)
+            [max(0.0, scale * form(moment)) for moment in _moments(interpolant, times)]
+            if scale > 0
+            else [0.0] * len(times)
         )
     else:
         values = [float(diffusion(t)) for t in times]
@@ -71,3 +83,9 @@ def amounts(diffusion: Amount, interpolant: Interpolant, times: list[float]) -> 
         if not 0 <= value < math.inf:
             raise ConfigError(f"diffusion is {value:g} at t = {t:g}; allowed: a finite number of at least 0")
     return values
+
+
+def _moments(interpolant: Interpolant, times: list[float]) -> list[Moment]:
+    c = interpolant.coefficients(torch.tensor(times, dtype=torch.float64))
+    rows = (times, c.a.tolist(), c.s.tolist(), c.determinant.tolist())
+    return [Moment(*row) for row in zip(*rows, strict=True)]

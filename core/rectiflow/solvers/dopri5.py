@@ -11,7 +11,7 @@ from typing import Any
 
 from rectiflow.errors import ConfigError, ConvergenceError, NonFiniteError
 from rectiflow.solvers.field import Observer, VelocityField
-from rectiflow.solvers.norms import scaled_rms
+from rectiflow.solvers.norms import scaled_rms, tolerated
 from rectiflow.spaces.space import Space
 
 NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
@@ -81,7 +81,9 @@ def dopri5(
         _check_budget(field, t, h, rtol, atol, max_nfe)
         t_next = end if final else t + sign * h
         y, slopes = _attempt(field, x, v, t, t_next, space)
-        error = scaled_rms(space.combine(slopes, [(t_next - t) * weight for weight in ERROR]), x, y, rtol, atol)
+        error = scaled_rms(
+            space.combine(slopes, [(t_next - t) * weight for weight in ERROR]), tolerated(x, y, rtol, atol)
+        )
         if not math.isfinite(error):
             raise NonFiniteError(
                 f"sampling gave NaN or infinite values between t = {t:.6g} and {t_next:.6g} (dopri5); "
@@ -119,14 +121,15 @@ def _first_step(
 ) -> float:
     """A first step size from the sizes of x, v and dv/dt (Hairer, Norsett and Wanner, II.4), for one evaluation."""
     sign, longest = math.copysign(1.0, end - t), abs(end - t)
-    size, speed = scaled_rms(x, x, x, rtol, atol), scaled_rms(v, x, x, rtol, atol)
+    scales = tolerated(x, x, rtol, atol)
+    size, speed = scaled_rms(x, scales), scaled_rms(v, scales)
     if not math.isfinite(speed):
         raise NonFiniteError(
             f"sampling gave NaN or infinite values at t = {t:.6g} (dopri5); check the weights and the conditions"
         )
     guess = min(longest, 1e-6 if min(size, speed) < 1e-5 else 0.01 * size / speed)
     v_next = field(space.step(x, v, sign * guess), t + sign * guess)
-    bend = scaled_rms(space.combine((v_next, v), (1.0, -1.0)), x, x, rtol, atol) / guess
+    bend = scaled_rms(space.combine((v_next, v), (1.0, -1.0)), scales) / guess
     largest = max(speed, bend)
     better = max(1e-6, 1e-3 * guess) if not largest > 1e-15 else (0.01 / largest) ** (1 / 5)
     return min(100 * guess, better, longest)

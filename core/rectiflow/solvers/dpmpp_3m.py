@@ -25,12 +25,12 @@ def dpmpp_3m(field: VelocityField, x: Any, times: list[float], space: Space, obs
     for i, t in enumerate(times[:-1]):
         known = [field.predict(x, t, path.kind), *known[:2]]
         if i == 1 and path.finite(0):
-            x = space.combine((start, *known), path.polynomial(0, (path.clock[1], path.clock[0])))
+            x = space.combine((start, *known), path.polynomial(0, 1, 2))
         if observe is not None:
             observe(i, t, x, field.convert(known[0], path.kind, "velocity", x, t))
         if path.finite(i):
-            nodes = [path.clock[i - j] for j in range(len(known)) if path.finite(i - j)]
-            x = space.combine((x, *known[: len(nodes)]), path.polynomial(i, nodes))
+            count = path.usable(i, len(known))
+            x = space.combine((x, *known[:count]), path.polynomial(i, i, count))
         else:
             x = space.combine((x, known[0]), path.first_order(i))
     return x

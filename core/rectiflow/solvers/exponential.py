@@ -8,7 +8,6 @@ data and noise, a and s, change places (DPM-Solver, arXiv 2206.00927), which kee
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,21 +27,26 @@ class Rungs:
         lead: coefficient of that: a forwards, s backwards.
         fade: coefficient of the end that is left: s forwards, a backwards.
         clock: log(lead / fade), increasing; infinite where a coefficient is 0.
+        first: index of the first finite clock time.
+        last: index of the last.
     """
 
     kind: Prediction
     lead: list[float]
     fade: list[float]
     clock: list[float]
+    first: int
+    last: int
 
     def first_order(self, i: int) -> tuple[float, float]:
         """Weights of the state and of the prediction in a step that holds the prediction fixed; finite on the whole of [0, 1]."""
         ratio = self.fade[i + 1] / self.fade[i]
         return ratio, self.lead[i + 1] - ratio * self.lead[i]
 
-    def polynomial(self, i: int, nodes: Sequence[float]) -> tuple[float, ...]:
-        """Weights of the state and of predictions at one to three clock times, X between them being a polynomial.
+    def polynomial(self, i: int, newest: int, count: int) -> tuple[float, ...]:
+        """Weights of the state and of predictions in step i, X being the polynomial through them.
 
+        There are `count` of them, one to three, at the grid's entries `newest`, `newest` - 1, ..., whose clock times are finite.
         With d the distance from clock time i, the integral of e^{d - h} d^k over the step is I_0 = 1 - e^{-h} and
         I_k = h^k - k I_{k-1}; these meet the Newton form of the polynomial.
         """
@@ -50,23 +54,26 @@ class Rungs:
         zeroth = -math.expm1(-h)
         first = h - zeroth
         second = h * h - 2 * first
-        d = [node - self.clock[i] for node in nodes]
-        weights = [zeroth, 0.0, 0.0]
-        if len(d) > 1:
-            slope = (first - d[0] * zeroth) / (d[1] - d[0])
-            weights[0] -= slope
-            weights[1] += slope
-        if len(d) > 2:
-            bend = second - (d[0] + d[1]) * first + d[0] * d[1] * zeroth
-            weights[0] += bend / ((d[0] - d[1]) * (d[0] - d[2]))
-            weights[1] += bend / ((d[1] - d[0]) * (d[1] - d[2]))
-            weights[2] += bend / ((d[2] - d[0]) * (d[2] - d[1]))
-        ratio = self.fade[i + 1] / self.fade[i]
-        return ratio, *(self.lead[i + 1] * weight for weight in weights[: len(d)])
+        ratio, lead = self.fade[i + 1] / self.fade[i], self.lead[i + 1]
+        if count == 1:
+            return ratio, lead * zeroth
+        begin, d0 = self.clock[i], self.clock[newest] - self.clock[i]
+        d1 = self.clock[newest - 1] - begin
+        slope = (first - d0 * zeroth) / (d1 - d0)
+        if count == 2:
+            return ratio, lead * (zeroth - slope), lead * slope
+        d2 = self.clock[newest - 2] - begin
+        bend = (second - (d0 + d1) * first + d0 * d1 * zeroth) / (d0 - d1)
+        near, far = bend / (d0 - d2), bend / (d1 - d2)
+        return ratio, lead * (zeroth - slope + near), lead * (slope - far), lead * (far - near)
 
     def finite(self, i: int) -> bool:
         """Whether the clock is finite at both ends of step i, so that a polynomial in it makes sense there."""
-        return math.isfinite(self.clock[i]) and math.isfinite(self.clock[i + 1])
+        return self.first <= i < self.last
+
+    def usable(self, newest: int, known: int) -> int:
+        """How many of `known` predictions, the newest at that entry of the grid, stand at finite clock times."""
+        return min(known, newest - self.first + 1)
 
 
 def rungs(interpolant: Interpolant, times: list[float]) -> Rungs:
@@ -76,7 +83,9 @@ def rungs(interpolant: Interpolant, times: list[float]) -> Rungs:
     forwards = times[-1] > times[0]
     lead, fade = (a, s) if forwards else (s, a)
     clock = [_log_ratio(ahead, behind) for ahead, behind in zip(lead, fade, strict=True)]
-    return Rungs("data" if forwards else "noise", lead, fade, clock)
+    finite = [i for i, value in enumerate(clock) if math.isfinite(value)]
+    first, last = (finite[0], finite[-1]) if finite else (0, 0)
+    return Rungs("data" if forwards else "noise", lead, fade, clock, first, last)
 
 
 def _log_ratio(numerator: float, denominator: float) -> float:

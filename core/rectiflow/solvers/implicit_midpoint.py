@@ -14,7 +14,7 @@ import torch
 from rectiflow.batch import dtype_of
 from rectiflow.errors import ConvergenceError
 from rectiflow.solvers.field import Observer, VelocityField
-from rectiflow.solvers.norms import scaled_rms
+from rectiflow.solvers.norms import scaled_rms, tolerated
 from rectiflow.spaces.space import Space
 
 ROUNDS = 100
@@ -48,10 +48,10 @@ def implicit_midpoint(
         h = t_next - t
         middle = t + h / 2
         slope = field(x, middle) if slope is None else slope
-        change = math.inf
+        change, scales = math.inf, tolerated(x, x, rtol / abs(h), rtol / abs(h))
         for _ in range(ROUNDS):
             found = field(space.step(x, slope, h / 2), middle)
-            change = scaled_rms(space.combine((found, slope), (h, -h)), x, x, rtol, rtol)
+            change = scaled_rms(space.combine((found, slope), (1.0, -1.0)), scales)
             slope = found
             if not change > 1:  # a NaN ends the iteration too; it is named where the solve ends
                 break

@@ -5,16 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rectiflow.batch import parts
 
 
-def scaled_rms(error: Any, x: Any, y: Any, rtol: float, atol: float) -> float:
-    """Root mean square, over every entry of the batch, of error / (atol + rtol max(|x|, |y|)); at most 1 is within tolerance."""
+def tolerated(x: Any, y: Any, rtol: float, atol: float) -> list[Tensor]:
+    """atol + rtol max(|x|, |y|) of every entry, in float64, part by part."""
+    pairs = zip(parts(x), parts(y), strict=True)
+    return [atol + rtol * torch.maximum(a.detach().abs(), b.detach().abs()).double() for a, b in pairs]
+
+
+def scaled_rms(error: Any, scales: list[Tensor]) -> float:
+    """Root mean square, over every entry of the batch, of error / scale; at most 1 is within tolerance."""
     total, count = 0.0, 0
-    for e, a, b in zip(parts(error), parts(x), parts(y), strict=True):
-        e, a, b = e.detach(), a.detach(), b.detach()
-        scaled = e.double() / (atol + rtol * torch.maximum(a.abs(), b.abs()).double())
-        total += float(scaled.square().sum())
-        count += scaled.numel()
+    for part, scale in zip(parts(error), scales, strict=True):
+        total += float(torch.linalg.vector_norm(part.detach() / scale)) ** 2
+        count += scale.numel()
     return float((total / count) ** 0.5)

@@ -24,15 +24,15 @@ def unipc(field: VelocityField, x: Any, times: list[float], space: Space, observ
     for i, t in enumerate(times[:-1]):
         new = field.predict(x, t, path.kind)
         if known and path.finite(i - 1):
-            nodes = [path.clock[i]] + [path.clock[i - 1 - j] for j in range(len(known)) if path.finite(i - 1 - j)]
-            x = space.combine((start, new, *known[: len(nodes) - 1]), path.polynomial(i - 1, nodes))
+            count = path.usable(i, len(known) + 1)
+            x = space.combine((start, new, *known[: count - 1]), path.polynomial(i - 1, i, count))
         if observe is not None:
             observe(i, t, x, field.convert(new, path.kind, "velocity", x, t))
         known = [new, *known[:1]]
         start = x
         if path.finite(i):
-            nodes = [path.clock[i - j] for j in range(len(known)) if path.finite(i - j)]
-            x = space.combine((x, *known[: len(nodes)]), path.polynomial(i, nodes))
+            count = path.usable(i, len(known))
+            x = space.combine((x, *known[:count]), path.polynomial(i, i, count))
         else:
             x = space.combine((x, known[0]), path.first_order(i))
     return x

@@ -75,11 +75,12 @@ def test_the_last_step_lands_on_the_data_prediction(method: str) -> None:
 def test_weights_of_a_polynomial_prediction_against_quadrature(path: Interpolant) -> None:
     """dx/du in y = x / s is e^u X(u), u = log(a / s): the last step of a grid, for X = 1, d, d^2 about its start."""
     ladder = rungs(path, [0.2, 0.35, 0.4, 0.7])
-    i, nodes = 2, [ladder.clock[2], ladder.clock[1], ladder.clock[0]]
+    nodes = [ladder.clock[2], ladder.clock[1], ladder.clock[0]]
     begin, end = ladder.clock[2], ladder.clock[3]
     s = ladder.fade[3]
     for count in (1, 2, 3):
-        keep, *weights = ladder.polynomial(i, nodes[:count])
+        keep, *weights = ladder.polynomial(2, 2, count)
+        assert len(weights) == count
         assert keep == pytest.approx(s / ladder.fade[2], rel=1e-14)
         for power in range(count):
             exact = s * quad(lambda u, p=power: math.exp(u) * (u - begin) ** p, begin, end, epsabs=1e-14)[0]
