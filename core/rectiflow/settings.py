@@ -129,6 +129,16 @@ class MinibatchOTSettings:
 
 
 @dataclass
+class AlignedOTSettings:
+    """The same for sets of points in space, each noise set turned onto its data."""
+
+    _target_: str = "rectiflow.couplings.AlignedOT"
+    points: str = "translations"
+    frames: str | None = "rotations"
+    condition_weight: float = float("inf")
+
+
+@dataclass
 class EntropicOTSettings:
     """Noise and data paired at random, by the entropic transport plan of the batch."""
 
@@ -202,6 +212,7 @@ CORE_GROUPS: dict[str, dict[str, type]] = {
     "coupling": {
         "independent": IndependentSettings,
         "minibatch_ot": MinibatchOTSettings,
+        "aligned_ot": AlignedOTSettings,
         "entropic_ot": EntropicOTSettings,
         "unbalanced_ot": UnbalancedOTSettings,
         "partial_ot": PartialOTSettings,

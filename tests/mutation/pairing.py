@@ -33,6 +33,15 @@ MUTANTS = (
         "linear_sum_assignment(cost.numpy(), maximize=True)",
         "couplings/permutation",
     ),
+    Mutant("couplings/aligned.py", "(squares - 2 * gain)", "(squares - gain)", "couplings/aligned"),
+    Mutant("couplings/aligned.py", '"ina,jnb->ijab"', '"ina,jnb->ijba"', "couplings/aligned"),
+    Mutant(
+        "couplings/aligned.py",
+        "multiply(turn.reshape(-1, *(1,) * (frames.ndim - 2), 4), frames)",
+        "multiply(frames, turn.reshape(-1, *(1,) * (frames.ndim - 2), 4))",
+        "couplings/aligned",
+    ),
+    Mutant("spaces/superposition.py", "(yz - zy, xx - yy - zz", "(zy - yz, xx - yy - zz", "couplings/aligned"),
     Mutant(
         "couplings/partial.py",
         "round(self.share * batch_size(x1))",

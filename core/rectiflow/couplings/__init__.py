@@ -3,6 +3,7 @@
 Stored pairs need no coupling object: a batch that brings its own x0 (`rectiflow.Batch`, `rectiflow.rectify`) keeps its pairing.
 """
 
+from rectiflow.couplings.aligned import AlignedOT
 from rectiflow.couplings.bridge import SchroedingerBridge
 from rectiflow.couplings.coupling import Coupled, Coupling
 from rectiflow.couplings.entropic import EntropicOT
@@ -14,6 +15,7 @@ from rectiflow.couplings.plans import Plan, sinkhorn
 from rectiflow.couplings.unbalanced import UnbalancedOT
 
 __all__ = [
+    "AlignedOT",
     "Coupled",
     "Coupling",
     "EntropicOT",

@@ -40,15 +40,23 @@ def pairing_costs(
 ) -> tuple[Tensor, float]:
     """Cost (B, B) of every pair, infinite where forbidden, and the mean squared distance that weights are measured in.
 
+    Raises:
+        ConfigError: shapes differ, or an infinite weight meets a real-valued condition.
+        NonFiniteError: a state holds NaN or infinity.
+    """
+    return charge_mismatch(squared_distances(x0, x1, mask, space), cond, condition_weight)
+
+
+def charge_mismatch(cost: Tensor, cond: Cond | None, condition_weight: float) -> tuple[Tensor, float]:
+    """Costs (B, B) with the charge for pairs across conditions, and their mean before it.
+
     Row i of x0 counts as drawn for cond[i]. Pairing it with data of another condition adds condition_weight times the mean
     squared distance times the number of differing entries (integer conditions) or the squared distance (real ones) of the two
     conditions (C2OT, arXiv 2503.10636); an infinite weight forbids it.
 
     Raises:
-        ConfigError: shapes differ, or an infinite weight meets a real-valued condition.
-        NonFiniteError: a state holds NaN or infinity.
+        ConfigError: an infinite weight meets a real-valued condition.
     """
-    cost = squared_distances(x0, x1, mask, space)
     scale = float(cost.mean())
     if cond and condition_weight > 0:
         mismatch = _mismatch(cond, condition_weight).to(cost.device)
