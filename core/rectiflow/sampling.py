@@ -13,7 +13,7 @@ from rectiflow.batch import Cond, Shape, State, parts
 from rectiflow.control.guidance import NO_GUIDANCE, Guidance
 from rectiflow.errors import ConfigError, NonFiniteError
 from rectiflow.flow import Flow
-from rectiflow.solvers.catalogue import ADAPTIVE, SOLVERS, STOCHASTIC, check_solver, solver
+from rectiflow.solvers.catalogue import ADAPTIVE, HALFWAY, SOLVERS, STOCHASTIC, check_solver, solver
 from rectiflow.solvers.diffusion import Amount
 from rectiflow.solvers.field import Observer, VelocityField
 from rectiflow.solvers.reversible_heun import Carried
@@ -106,7 +106,7 @@ def integrate(
         )
     if isinstance(guidance, (int, float)):
         guidance = Guidance(float(guidance))
-    halfway = [t + (t_next - t) / 2 for t, t_next in itertools.pairwise(grid)]
+    halfway = [t + (t_next - t) / 2 for t, t_next in itertools.pairwise(grid)] if method in HALFWAY else []
     field = VelocityField(flow, x, cond, guidance, [*grid, *halfway], checkpoint)
     start = None if generator is None else generator.get_state()
     states: list[Any] = []

@@ -53,6 +53,8 @@ SOLVERS: dict[str, Solver] = {
 }
 ADAPTIVE = frozenset({"dopri5"})
 STOCHASTIC = frozenset({"euler_maruyama", "stochastic_heun"})
+HALFWAY = frozenset({"midpoint", "rf_solver", "rk4", "fireflow", "implicit_midpoint"})
+"""Solvers that evaluate in the middle of their steps."""
 ANY_SPACE = frozenset({"euler", "jump", "midpoint", "rf_solver", "heun", "rk4", "ab2", "fireflow", "pseudo_corrector"})
 _OPTIONS = {
     name: frozenset(p.name for p in inspect.signature(run).parameters.values() if p.kind is p.KEYWORD_ONLY)

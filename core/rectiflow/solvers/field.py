@@ -162,6 +162,15 @@ class VelocityField:
         """What a prediction of one kind at (x, t) says of another kind, without evaluating the network."""
         return self._read(prediction, kind, target, x, self._row(time), self._cond, time)
 
+    def weights(self, kind: Prediction, target: Prediction, time: float) -> tuple[float, float] | None:
+        """Weights of state and prediction in `convert`, where it is a weighted sum with numbers known beforehand, else None."""
+        if not self._scalar or (self.flow.source is not None and "score" in (kind, target)):
+            return None
+        table = self._weights.get((kind, target))
+        if table is None:
+            table = self._weights[kind, target] = self._conversion_weights(kind, target)
+        return table.get(time)
+
     def _row(self, time: float) -> Tensor:
         t = self._rows.get(time)
         return torch.full((self._size,), time, **self._options) if t is None else t
@@ -179,12 +188,9 @@ class VelocityField:
         """`Flow.convert`; on a linear space by two plain numbers, since a conversion is a weighted sum at any one time."""
         if kind == target:
             return prediction
-        if self._scalar and (self.flow.source is None or "score" not in (kind, target)):
-            if (kind, target) not in self._weights:
-                self._weights[kind, target] = self._conversion_weights(kind, target)
-            weights = self._weights[kind, target].get(time)
-            if weights is not None:
-                return self.flow.space.combine((x, prediction), weights)
+        weights = self.weights(kind, target, time)
+        if weights is not None:
+            return self.flow.space.combine((x, prediction), weights)
         return self.flow.convert(prediction, kind, target, x, t, cond)
 
     def _conversion_weights(self, kind: Prediction, target: Prediction) -> dict[float, tuple[float, float]]:

@@ -31,8 +31,14 @@ def drift(field: VelocityField, x: Any, t: float, h: float, amount: float, space
     if amount == 0:
         v = field(x, t)
         return v, v
-    v, score = field.velocity_and_score(x, t)
-    return v, space.combine((v, score), (1.0, amount if h > 0 else -amount))
+    amount = amount if h > 0 else -amount
+    plain = field.flow.predicts == "velocity" and field.flow.score_model is None
+    weights = field.weights("velocity", "score", t) if plain else None
+    if weights is None:
+        v, score = field.velocity_and_score(x, t)
+        return v, space.combine((v, score), (1.0, amount))
+    v = field(x, t)
+    return v, space.combine((x, v), (amount * weights[0], 1 + amount * weights[1]))
 
 
 def normal_like(x: Any, space: Space, generator: torch.Generator) -> Any:

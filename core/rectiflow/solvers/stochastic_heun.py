@@ -45,12 +45,12 @@ def stochastic_heun(
             observe(i, t, x, v)
         if i == final and last_step == "tweedie":
             return field.convert(v, "velocity", "data", x, t)
-        noise: Any = None
-        if middle[i] > 0 and not (i == final and last_step in ("ode", "mean")):
-            noise = space.combine((normal_like(x, space, generator),), ((2 * middle[i] * abs(h)) ** 0.5,))
+        noise, spread = None, (2 * middle[i] * abs(h)) ** 0.5
+        if spread > 0 and not (i == final and last_step in ("ode", "mean")):
+            noise = normal_like(x, space, generator)
         end = space.step(x, slope, h)
-        end = end if noise is None else space.step(end, noise, 1.0)
+        end = end if noise is None else space.step(end, noise, spread)
         _, slope_end = drift(field, end, t_next, h, 0.0 if still else eps[i + 1], space)
         x = space.advance(x, (slope, slope_end), (0.5, 0.5), h)
-        x = x if noise is None else space.step(x, noise, 1.0)
+        x = x if noise is None else space.step(x, noise, spread)
     return x
