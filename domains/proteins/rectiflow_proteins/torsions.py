@@ -57,7 +57,8 @@ def dihedral(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
 def angle(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """Angle (...) in [0, pi] at b of points (..., 3)."""
     to_a, to_c = a - b, c - b
-    return torch.atan2(torch.linalg.vector_norm(torch.linalg.cross(to_a, to_c), dim=-1), (to_a * to_c).sum(-1))
+    sine: Tensor = torch.linalg.vector_norm(torch.linalg.cross(to_a, to_c), dim=-1)
+    return torch.atan2(sine, (to_a * to_c).sum(-1))
 
 
 def _steps(psi: Tensor, omega: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
