@@ -76,6 +76,12 @@ class GaussianFlow:
         spread = [(c.a.square() * self._eigenvalues + c.s.square()).sqrt() for c in (start, end)]
         return end.a * self.mean + self._scale(spread[1] / spread[0], x - start.a * self.mean)
 
+    def average_velocity(self, x: Tensor, t: Tensor, until: Tensor) -> Tensor:
+        """(flow_map(x, t, until) - x) / (until - t), (B, d), and the velocity where the two times (B,) are the same."""
+        same = until == t
+        length = torch.where(same, 1.0, until - t)[:, None]
+        return torch.where(same[:, None], self.velocity(x, t), (self.flow_map(x, t, until) - x) / length)
+
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Data (count, d)."""
         normal = torch.randn(count, len(self.mean), generator=generator, dtype=self.mean.dtype)

@@ -6,19 +6,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rectiflow.rectify.distillation import distill
     from rectiflow.rectify.generate import generate_pairs
+    from rectiflow.rectify.mean_flow import MeanFlow
+    from rectiflow.rectify.method import Method, Support
     from rectiflow.rectify.pairs import PairStore
     from rectiflow.rectify.reflow import reflow
     from rectiflow.rectify.writing import PairWriter
 
 _HOMES = {
+    "MeanFlow": "rectiflow.rectify.mean_flow",
+    "Method": "rectiflow.rectify.method",
     "PairStore": "rectiflow.rectify.pairs",
     "PairWriter": "rectiflow.rectify.writing",
+    "Support": "rectiflow.rectify.method",
+    "distill": "rectiflow.rectify.distillation",
     "generate_pairs": "rectiflow.rectify.generate",
     "reflow": "rectiflow.rectify.reflow",
 }
 
-__all__ = ["PairStore", "PairWriter", "generate_pairs", "reflow"]
+__all__ = ["MeanFlow", "Method", "PairStore", "PairWriter", "Support", "distill", "generate_pairs", "reflow"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -30,6 +31,15 @@ class EMA:
     def current_decay(self) -> float:
         """Decay d_k of the next update."""
         return min(self.decay, (1 + self.updates) / (10 + self.updates))
+
+    def network(self) -> nn.Module:
+        """A copy of the network in evaluation mode that carries the average, also after later updates."""
+        copied = copy.deepcopy(self._network).eval().requires_grad_(False)
+        for parameter, average in zip(copied.parameters(), self._average, strict=True):
+            parameter.data = average  # the same memory, which updates write in place
+        for module, own in zip(copied.modules(), self._network.modules(), strict=True):
+            module._buffers = own._buffers
+        return copied
 
     def update(self) -> None:
         """Move the average towards the network's parameters by one step."""

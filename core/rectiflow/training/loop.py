@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from lightning_fabric import Fabric
@@ -48,6 +48,15 @@ class Task(Protocol):
 
     def preview(self, network: nn.Module, step: int, folder: Path) -> dict[str, float]:
         """Figures by name, for the log."""
+        ...
+
+
+@runtime_checkable
+class Follower(Protocol):
+    """A task that also looks at the averaged weights and at how far the run is, both of which change while it trains."""
+
+    def follow(self, ema: EMA, progress: Progress) -> None:
+        """Called once, before the first step of a run or of its resume."""
         ...
 
 
@@ -183,6 +192,8 @@ def _prepare(
     checkpoint = load_latest(folder) if folder is not None else None
     if checkpoint is not None:
         run.progress = restore(checkpoint, task.network, ema, optimizer, _identity(run), rank, fabric.device)
+    if isinstance(task, Follower):
+        task.follow(ema, run.progress)
     if rank == 0:
         total = options.batch * options.accumulate * world_size
         parts = f"batch {options.batch} x accumulate {options.accumulate} x processes {world_size} = {total}"

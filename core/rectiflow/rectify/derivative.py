@@ -1,0 +1,105 @@
+"""The derivative of an average velocity along a direction in state and both times, in one pass or by a difference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from rectiflow.batch import Cond, map_state
+from rectiflow.errors import ConfigError
+from rectiflow.flow import Flow
+from rectiflow.nn.modes import evaluating
+
+DERIVATIVES = ("forward", "difference")
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A tangent at (x, t, until): dx of the state's shape (None is 0), and the same dt and duntil for every sample."""
+
+    dx: Any
+    dt: float
+    duntil: float
+
+
+def along(
+    flow: Flow,
+    x: Any,
+    t: Tensor,
+    until: Tensor,
+    cond: Cond,
+    direction: Direction,
+    *,
+    derivative: str = "forward",
+    step: float = 5e-3,
+    differentiable: bool = False,
+) -> tuple[Any, Any]:
+    """The average velocity u(x, t, until), with its gradient, and its derivative along a direction.
+
+    Args:
+        flow: a flow of average velocities.
+        x: (B, ...) states.
+        t: (B,) times.
+        until: (B,) ends of the steps.
+        cond: name -> (B, ...).
+        direction: what the derivative is along.
+        derivative: "forward", forward-mode differentiation in the same pass, attention by its plain formula, which alone has a
+            forward rule; or "difference", a central difference of two further passes in evaluation mode.
+        step: half the width of the difference, in units of time.
+        differentiable: whether the derivative carries a gradient too.
+
+    Raises:
+        ConfigError: an unknown `derivative`, or an operation of the model without a forward rule.
+    """
+    if derivative == "forward":
+        return _forward(flow, x, t, until, cond, direction, differentiable)
+    if derivative != "difference":
+        raise ConfigError(f"derivative is {derivative!r}; allowed: {', '.join(DERIVATIVES)}")
+
+    def shifted(by: float) -> Any:
+        moved = x if direction.dx is None else map_state(lambda part, d: part + by * d, x, direction.dx)
+        return flow.average_velocity(moved, t + by * direction.dt, until + by * direction.duntil, **cond)
+
+    with evaluating(flow.model), torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+        slope = map_state(lambda ahead, behind: (ahead - behind) / (2 * step), shifted(step), shifted(-step))
+    return flow.average_velocity(x, t, until, **cond), slope
+
+
+def _forward(
+    flow: Flow, x: Any, t: Tensor, until: Tensor, cond: Cond, direction: Direction, differentiable: bool
+) -> tuple[Any, Any]:
+    with sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+        dual_x = x if direction.dx is None else map_state(_make_dual, x, direction.dx)
+        dual_t, dual_until = _dual(t, direction.dt), _dual(until, direction.duntil)
+        try:
+            output = flow.average_velocity(dual_x, dual_t, dual_until, **cond)
+        except NotImplementedError as error:
+            operation = " ".join(str(error).split(".")[0].split())
+            raise ConfigError(
+                f"the model has an operation without a forward-mode derivative ({operation}); use derivative=difference"
+            ) from error
+        value, slope = map_state(_primal, output), map_state(_tangent, output)
+    return value, slope if differentiable else map_state(torch.detach, slope)
+
+
+def _make_dual(primal: Tensor, tangent: Tensor) -> Tensor:
+    dual: Tensor = forward_ad.make_dual(primal, tangent)  # type: ignore[no-untyped-call]
+    return dual
+
+
+def _dual(time: Tensor, rate: float) -> Tensor:
+    return time if rate == 0 else _make_dual(time, torch.full_like(time, rate))
+
+
+def _primal(part: Tensor) -> Tensor:
+    return forward_ad.unpack_dual(part).primal  # type: ignore[no-untyped-call,no-any-return]
+
+
+def _tangent(part: Tensor) -> Tensor:
+    tangent: Tensor | None = forward_ad.unpack_dual(part).tangent  # type: ignore[no-untyped-call]
+    return torch.zeros_like(part) if tangent is None else tangent

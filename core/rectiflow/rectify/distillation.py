@@ -1,0 +1,117 @@
+"""Distillation: a student trained from a flow by any method."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rectiflow.batch import Batch
+from rectiflow.errors import ConfigError
+from rectiflow.flow import Flow
+from rectiflow.matching import ExtraLoss, no_extra_loss
+from rectiflow.nn.modes import evaluating
+from rectiflow.rectify.method import Method, Support
+from rectiflow.rectify.pairs import PairStore
+from rectiflow.training.batches import Dataset
+from rectiflow.training.ema import EMA
+from rectiflow.training.loop import fit
+from rectiflow.training.options import TrainingOptions
+from rectiflow.training.resume import Progress
+
+
+def distill(
+    flow: Flow,
+    data: Dataset,
+    *,
+    method: Method,
+    options: TrainingOptions | None = None,
+    student: nn.Module | None = None,
+    folder: Path | None = None,
+) -> Flow:
+    """A few-step student of a flow.
+
+    Args:
+        flow: the teacher; the student keeps its path, space, source and prediction type.
+        data: what the method trains on: real data, or a `PairStore` of the teacher, which serves either kind.
+        method: how, for example `rf.rectify.MeanFlow()`.
+        options: training settings.
+        student: network to train; a copy of the teacher's by default.
+        folder: run folder with logs and checkpoints; None writes nothing.
+
+    Returns:
+        The student's flow on averaged weights, in evaluation mode; it has no score and takes no guidance.
+
+    Raises:
+        ConfigError: data instead of pairs, no network to train, or one without a second time where the method needs it; else
+            see the method's loss and `fit`.
+    """
+    name = type(method).__name__
+    if method.trains_on == "pairs" and not isinstance(data, PairStore):
+        raise ConfigError(f"{name} trains on pairs; got a {type(data).__name__}: give the store of `generate_pairs`")
+    if student is None:
+        if not isinstance(flow.model, nn.Module):
+            raise ConfigError(
+                f"distill got a flow on a {type(flow.model).__name__}; give student=<a torch module> to train"
+            )
+        student = copy.deepcopy(flow.model)
+    if method.average and not {"until", "cond"} & set(inspect.signature(student.forward).parameters):
+        raise ConfigError(
+            f"{name} trains average velocities, model(x, t, until=r); {type(student).__name__} takes no `until`: "
+            "give a student= that does"
+        )
+    student.train().requires_grad_(True)
+    options = options or TrainingOptions()
+    task = _StudentTask(Distillation(flow, method, options.steps), student)
+    with evaluating(flow.model):
+        fitted = fit(task, data, options, folder=folder)
+    student.load_state_dict(fitted.ema)
+    return method.student(replace(flow, model=student.eval().requires_grad_(False)))
+
+
+@dataclass
+class Distillation:
+    """A method at work: it hands the method the teacher, the averaged student and the step, which the loop keeps."""
+
+    teacher: Flow
+    method: Method
+    steps: int
+    _average: nn.Module | None = field(default=None, init=False, repr=False)
+    _progress: Progress = field(default_factory=Progress, init=False, repr=False)
+
+    def follow(self, ema: EMA, progress: Progress) -> None:
+        """Look at a run's average and progress from now on."""
+        self._average, self._progress = ema.network(), progress
+
+    def loss(
+        self, flow: Flow, batch: Batch, generator: torch.Generator, extra: ExtraLoss = no_extra_loss
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The method's loss of a batch for the student's flow."""
+        average = None if self._average is None else replace(flow, model=self._average)
+        support = Support(self.teacher, average, self._progress.step, self.steps)
+        return self.method.loss(flow, batch, generator, extra, support)
+
+
+@dataclass
+class _StudentTask:
+    """Distillation of flows without a domain."""
+
+    distillation: Distillation
+    network: nn.Module
+
+    def follow(self, ema: EMA, progress: Progress) -> None:
+        """As `Distillation.follow`."""
+        self.distillation.follow(ema, progress)
+
+    def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch."""
+        flow = self.distillation.method.student(replace(self.distillation.teacher, model=network))
+        return self.distillation.loss(flow, batch, generator)
+
+    def preview(self, network: nn.Module, step: int, folder: Path) -> dict[str, float]:
+        """Nothing to show without a domain."""
+        return {}

@@ -1,0 +1,100 @@
+"""MeanFlow: the average velocity, learnt from how it changes along the flow (arXiv 2505.13447)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from rectiflow.batch import Batch, device_of, map_state
+from rectiflow.errors import ConfigError
+from rectiflow.flow import Flow
+from rectiflow.matching import ExtraLoss, no_extra_loss
+from rectiflow.rectify.derivative import DERIVATIVES, Direction, along
+from rectiflow.rectify.method import ALONE, Method, Support, columns, target_velocity
+from rectiflow.times import LogitNormal, TimeLaw
+
+
+@dataclass(frozen=True)
+class MeanFlow(Method):
+    """Regression of u(x_t, t, r) on v + (r - t) du/dt, du/dt along the flow and without a gradient.
+
+    In the paper's time, which runs towards noise, the correction has the other sign. Two times are drawn and sorted in a share
+    `jumps` of the samples; in the rest r = t, where the loss is flow matching. A sample's mean squared error e is weighed by
+    1 / (e + offset)^power. The domain's own loss terms are left out: an average velocity is no data estimate.
+
+    Args:
+        times: law of both times; the default is the paper's, turned to time from noise to data.
+        jumps: share of samples with r > t.
+        power: 0 for a plain mean square, 1 for a weight that makes all samples count alike.
+        offset: above 0, in the data's squared units.
+        guidance: scale of classifier-free guidance that the student will have without asking for it.
+        condition_drop: probability, per sample, of training without conditions.
+        teacher: regress on the teacher's velocity; False takes that of the drawn path, and learns from data alone.
+        derivative: forward | difference, see `derivative.along`.
+        step: half the width of the difference.
+    """
+
+    times: TimeLaw = field(default_factory=lambda: LogitNormal(mean=0.4))
+    jumps: float = 0.25
+    power: float = 1.0
+    offset: float = 1e-3
+    guidance: float = 1.0
+    condition_drop: float = 0.0
+    teacher: bool = True
+    derivative: str = "forward"
+    step: float = 5e-3
+
+    average = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.jumps <= 1:
+            raise ConfigError(f"jumps of MeanFlow is {self.jumps}; allowed: 0 to 1")
+        if not (self.power >= 0 and self.offset > 0 and self.step > 0):
+            raise ConfigError(
+                f"MeanFlow has power {self.power}, offset {self.offset} and step {self.step}; "
+                "power must be at least 0, the others above 0"
+            )
+        if self.derivative not in DERIVATIVES:
+            raise ConfigError(f"derivative of MeanFlow is {self.derivative!r}; allowed: {', '.join(DERIVATIVES)}")
+
+    def loss(
+        self,
+        flow: Flow,
+        batch: Batch,
+        generator: torch.Generator,
+        extra: ExtraLoss = no_extra_loss,
+        support: Support = ALONE,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted error, and the plain one as "error"."""
+        self.require_linear(flow)
+        t, until = self.draw_times(len(batch), generator, device_of(batch.x1))
+        draw = flow.draw(
+            batch.x1,
+            batch.cond,
+            x0=batch.x0,
+            mask=batch.mask,
+            times=t,
+            condition_drop=self.condition_drop,
+            generator=generator,
+        )
+        until = until.to(draw.t)
+        teacher = support.require_teacher(self) if self.teacher else None
+        velocity = target_velocity(flow, draw, teacher, self.guidance)
+        cond = flow.self_conditioned(draw, generator, until)
+        direction = Direction(velocity, 1.0, 0.0)
+        u, slope = along(flow, draw.xt, draw.t, until, cond, direction, derivative=self.derivative, step=self.step)
+        target = map_state(lambda v, du: v + columns(until - draw.t, v) * du, velocity, slope)
+        error = flow.squared_error(u, target, draw)
+        weight = (error.detach() + self.offset).pow(-self.power)
+        return (weight * error).mean(), {"error": error.detach().mean()}
+
+    def draw_times(
+        self, count: int, generator: torch.Generator, device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Tensor]:
+        """Starts t and ends r >= t of the steps, (count,) each."""
+        first, second = (self.times.sample(count, generator, device=device) for _ in range(2))
+        jumps = torch.rand(count, generator=generator, device=device) < self.jumps
+        start = torch.where(jumps, torch.minimum(first, second), first)
+        return start, torch.where(jumps, torch.maximum(first, second), first)
