@@ -28,16 +28,31 @@ def timestep_embedding(t: Tensor, width: int, *, scale: float = 1000.0, period: 
     return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
+STEP_SCALE = (
+    100.0  # a step's length enters the derivative of an average velocity: at 1000 its fastest waves would rule there
+)
+
+
 class ConditionEmbedding(nn.Module):
-    """Map time and, for a class-conditional network, label to one vector.
+    """Map time and, for a class-conditional network, label to one vector, and for average velocities the end of a step too.
 
     Times pass through `timestep_embedding` and a two-layer SiLU network; labels look up a table of classes + 1 rows
-    whose last row, label == classes, is the null label of classifier-free guidance. The two are added.
+    whose last row, label == classes, is the null label of classifier-free guidance. With `until` the length until - t of
+    the step passes through a network of its own, whose last layer starts at zero: weights of a network without it can be
+    loaded, and give the same output. All are added.
 
-    Raises ConfigError for negative `classes`, and on a call whose label is missing, unexpected or of another shape.
+    Raises ConfigError for negative `classes`, and on a call whose label or end is missing, unexpected or of another shape.
     """
 
-    def __init__(self, width: int, classes: int = 0, *, frequencies: int = 256, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        width: int,
+        classes: int = 0,
+        *,
+        frequencies: int = 256,
+        until: bool = False,
+        generator: torch.Generator,
+    ) -> None:
         super().__init__()
         if classes < 0:
             raise ConfigError(f"classes is {classes}; it must be at least 0: use 0 for an unconditional network")
@@ -46,11 +61,21 @@ class ConditionEmbedding(nn.Module):
         self.first = linear(frequencies, width, generator=generator)
         self.second = linear(width, width, generator=generator)
         self.table = embedding(classes + 1, width, generator=generator) if classes else None
+        self.step: nn.Sequential | None = None
+        if until:
+            first = linear(frequencies, width, generator=generator)
+            self.step = nn.Sequential(first, nn.SiLU(), linear(width, width, generator=generator, zero=True))
 
-    def forward(self, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return (B, width) for times (B,) in [0, 1] and labels (B,) of integers in 0..classes."""
+    def forward(self, t: Tensor, label: Tensor | None = None, until: Tensor | None = None) -> Tensor:
+        """Return (B, width) for times (B,) in [0, 1], labels (B,) of integers in 0..classes and ends (B,), t by default."""
         wave = timestep_embedding(t, self.frequencies).to(self.first.weight.dtype)
         vector: Tensor = self.second(F.silu(self.first(wave)))
+        if self.step is not None:
+            length = torch.zeros_like(t) if until is None else until - t
+            wave = timestep_embedding(length, self.frequencies, scale=STEP_SCALE).to(self.first.weight.dtype)
+            vector = vector + self.step(wave)
+        elif until is not None:
+            raise ConfigError("until was given to a network without a second time; build it with until=True")
         if self.table is None:
             if label is not None:
                 raise ConfigError("label was given to a network with classes=0; drop it, or build it with classes > 0")

@@ -67,6 +67,7 @@ class UNetSettings:
     head_width: int = 32
     dropout: float = 0.0
     patch: int = 1
+    until: bool = False
 
 
 @dataclass
@@ -90,6 +91,7 @@ class TransformerSettings:
     mlp: str = "gelu"
     mlp_ratio: float = 4.0
     mlp_multiple: int = 8
+    until: bool = False
 
 
 @dataclass

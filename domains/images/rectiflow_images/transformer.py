@@ -36,7 +36,7 @@ class Transformer(nn.Module):
     DiT and SiT are positions="sincos", qk_norm=False, mlp="gelu"; FiT is positions="rope", mlp="swiglu". `size` is the
     side in pixels, or (height, width); any size that `patch` divides is accepted at a call, for neither kind of
     position is tied to one. With `classes` > 0 the label is an integer in 0..classes, where `classes` itself is the
-    null label of classifier-free guidance.
+    null label of classifier-free guidance. With `until` it gives average velocities, v(x, t, label, until).
 
     Raises ConfigError for a patch that does not divide the size, heads that do not divide the width, and unknown
     switches; a call raises it for an image or label that does not fit.
@@ -59,6 +59,7 @@ class Transformer(nn.Module):
         mlp: Literal["gelu", "swiglu"] = "gelu",
         mlp_ratio: float = 4.0,
         mlp_multiple: int = 8,
+        until: bool = False,
         *,
         generator: torch.Generator,
     ) -> None:
@@ -75,7 +76,7 @@ class Transformer(nn.Module):
         self.positions = positions
         self.grid = _grid(height, breadth, patch)
         self.embed = linear(channels * patch * patch, width, generator=generator)
-        self.condition = ConditionEmbedding(width, classes, generator=generator)
+        self.condition = ConditionEmbedding(width, classes, until=until, generator=generator)
         self.blocks = nn.ModuleList(
             AdaptiveBlock(
                 width,
@@ -92,13 +93,16 @@ class Transformer(nn.Module):
         self.width, self.head_width = width, width // heads
         self.register_buffer("table", self.position_table(grid_coordinates(*self.grid)), persistent=False)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return the velocity (B, C, H, W) at images x (B, C, H, W), times t (B,) in [0, 1] and labels (B,)."""
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, until: Tensor | None = None) -> Tensor:
+        """Return the velocity (B, C, H, W) at images x (B, C, H, W), times t (B,) in [0, 1] and labels (B,).
+
+        With `until` (B,), the average velocity from t to there.
+        """
         if x.shape[1] != self.channels:
             raise ConfigError(f"the images have {x.shape[1]} channels; this network was built for {self.channels}")
         grid = _grid(x.shape[2], x.shape[3], self.patch)
         table = self.table if grid == self.grid else self.position_table(grid_coordinates(*grid, device=x.device))
-        tokens = self.forward_tokens(patchify(x, self.patch), self.condition(t, label), table)
+        tokens = self.forward_tokens(patchify(x, self.patch), self.condition(t, label, until), table)
         return unpatchify(tokens, self.patch, grid[0])
 
     def forward_tokens(self, tokens: Tensor, condition: Tensor, table: Tensor, ids: Tensor | None = None) -> Tensor:

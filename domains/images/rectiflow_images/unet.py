@@ -105,7 +105,8 @@ class UNet(nn.Module):
     more on the way up: left out, training on digits is a quarter faster a step for 0.4 % more loss.) `attention` lists
     the resolutions (the smaller side) that attend, of which the coarsest includes the middle; None lets the middle
     alone attend. `patch` folds each patch x patch square of pixels into channels before the first level, which
-    leaves 1/patch^2 of the positions to compute. With `classes` > 0 the label is an integer in 0..classes, where
+    leaves 1/patch^2 of the positions to compute. With `until` it gives average velocities, v(x, t, label, until). With
+    `classes` > 0 the label is an integer in 0..classes, where
     `classes` itself is the null label of classifier-free guidance.
 
     Raises ConfigError for a size that the levels do not halve evenly, a resolution in `attention` that no level has,
@@ -126,6 +127,7 @@ class UNet(nn.Module):
         head_width: int = 32,
         dropout: float = 0.0,
         patch: int = 1,
+        until: bool = False,
         *,
         generator: torch.Generator,
     ) -> None:
@@ -151,7 +153,7 @@ class UNet(nn.Module):
                 return Stage(block)
             return Stage(block, AttentionBlock(outputs, head_width=head_width, generator=generator))
 
-        self.condition = ConditionEmbedding(4 * width, classes, generator=generator)
+        self.condition = ConditionEmbedding(4 * width, classes, until=until, generator=generator)
         self.input = convolution(channels * patch**2, widths[0], 3, generator=generator)
         self.encoder = nn.ModuleList()
         for level in levels:
@@ -170,14 +172,17 @@ class UNet(nn.Module):
         self.norm = _group_norm(widths[0])
         self.output = convolution(widths[0], channels * patch**2, 3, generator=generator, zero=True)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return the velocity (B, C, H, W) at images x (B, C, H, W), times t (B,) in [0, 1] and labels (B,)."""
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, until: Tensor | None = None) -> Tensor:
+        """Return the velocity (B, C, H, W) at images x (B, C, H, W), times t (B,) in [0, 1] and labels (B,).
+
+        With `until` (B,), the average velocity from t to there.
+        """
         if x.shape[1:] != (self.channels, *self.size):
             raise ConfigError(
                 f"the images have shape {tuple(x.shape)}; this network was built for (batch, {self.channels}, "
                 f"{self.size[0]}, {self.size[1]}): resize them, or build the network for their size"
             )
-        condition = F.silu(self.condition(t, label))
+        condition = F.silu(self.condition(t, label, until))
         x = self.input(F.pixel_unshuffle(x, self.patch))
         skips: list[Tensor] = []
         for stage, joins in zip(self.encoder, self.joins, strict=True):
