@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,12 +12,19 @@ from torch import Tensor
 
 from rectiflow.batch import Mask, State, map_masked, parts
 from rectiflow.errors import ConfigError
+from rectiflow.flow import Draw, Flow
+from rectiflow.predictions import Prediction
+
+Perceptual = Callable[[State, State], Tensor]
+"""A distance (B,) between generated and true data, for example LPIPS: it brings its own network, and its own sizes."""
 
 
 class Distance(Protocol):
     """A distance (B,) read off the difference of two states, over the entries that are data."""
 
-    def __call__(self, difference: State, mask: Mask = None) -> Tensor: ...
+    def __call__(self, difference: State, mask: Mask = None) -> Tensor:
+        """Distance (B,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,13 @@ class PseudoHuber:
         return squares / ((squares + c.square()).sqrt() + c) / d
 
 
+def difference(flow: Flow, prediction: State, target: State, draw: Draw, kind: Prediction) -> State:
+    """Prediction less target, both of one kind, as the space compares them at a draw; what stands in padding is left out."""
+    prediction, target, x = (map_masked(_clear, draw.mask, state) for state in (prediction, target, draw.xt))
+    compared: State = flow.space.masked(draw.mask).residual(prediction, target, kind, x)
+    return compared
+
+
 def _squares(difference: State, mask: Mask) -> tuple[Tensor, Tensor]:
     """Sums of squares and numbers of entries that are data, (components, B) each."""
     squares = map_masked(_sum_of_squares, mask, difference)
@@ -65,9 +80,11 @@ def _squares(difference: State, mask: Mask) -> tuple[Tensor, Tensor]:
 
 
 def _sum_of_squares(part: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is not None:
-        part = part.masked_fill(~mask.reshape(mask.shape + (1,) * (part.ndim - mask.ndim)), 0)
-    return part.flatten(1).square().sum(1)
+    return _clear(part, mask).flatten(1).square().sum(1)
+
+
+def _clear(part: Tensor, mask: Tensor | None) -> Tensor:
+    return part if mask is None else part.masked_fill(~mask.reshape(mask.shape + (1,) * (part.ndim - mask.ndim)), 0)
 
 
 def _count(part: Tensor, mask: Tensor | None) -> Tensor:

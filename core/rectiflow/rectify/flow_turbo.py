@@ -86,10 +86,11 @@ def flow_turbo(
         velocity = None
         for step, (t, t_next) in enumerate(itertools.pairwise(grid)):
             refining = step >= blocks.heun + blocks.pseudo
+            start = velocity
             if velocity is None or step < blocks.heun:
                 start = field(x, t)
-            else:
-                start = correct(x, t, velocity) if refining else velocity
+            elif refining:
+                start = correct(x, t, velocity)
             x, velocity = _trapezoid(correct if refining else field, x, start, t, t_next, flow.space, refining)
     return Solution(x, field.evaluations, times)
 
@@ -97,7 +98,7 @@ def flow_turbo(
 def _trapezoid(
     field: Callable[..., Any], x: Any, start: Any, t: float, t_next: float, space: Space, refining: bool
 ) -> tuple[Any, Any]:
-    """The step with the mean of the velocities at its start and at its predicted end, and the latter, carried to the new state."""
+    """The step with the mean of the velocities at start and predicted end, and the latter, carried to the new state."""
     h = t_next - t
     predicted = space.step(x, start, h)
     # The refiner starts from the velocity at the place just before, brought to where it is asked.

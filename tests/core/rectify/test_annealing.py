@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -30,7 +31,7 @@ def test_schedules_fall_from_one(schedule: str) -> None:
     annealing = Annealing(200, schedule)
     betas = [annealing.beta(step) for step in range(0, 1000, 10)]
     assert betas[0] == 1
-    assert all(later <= earlier for earlier, later in zip(betas, betas[1:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(betas))
     middle = {"linear": 0.5, "cosine": 0.5, "exponential": math.exp(-0.5)}[schedule]
     quarter = {"linear": 0.75, "cosine": 0.5 + math.sqrt(0.5) / 2, "exponential": math.exp(-0.25)}[schedule]
     assert annealing.beta(100) == pytest.approx(middle)

@@ -1,0 +1,139 @@
+"""Marginal-data transport (MDT-dist, arXiv 2509.04406): the velocity becomes the average velocity from t to the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rectiflow.batch import Batch, Cond, batch_size, device_of, dtype_of, map_state, shape_of
+from rectiflow.errors import ConfigError
+from rectiflow.flow import Draw, Flow, Model
+from rectiflow.interpolants import Linear
+from rectiflow.matching import ExtraLoss, no_extra_loss
+from rectiflow.rectify.derivative import DERIVATIVES, Direction, along
+from rectiflow.rectify.method import ALONE, Method, Support, columns, velocity_of
+from rectiflow.times import LogitNormal, TimeLaw
+
+OFFSET = 0.1
+
+
+@dataclass(frozen=True)
+class MarginalTransport(Method):
+    """Velocity matching and velocity distillation of u(x, t), with x + (1 - t) u where the teacher carries x.
+
+    Matching: |u - stopgrad(v + (1 - t) du/dt)|^2 at points of the teacher's path, du/dt along the teacher's velocity v; its fixed
+    point is the average velocity. Distillation: the same residual r at noised samples of the student, whose one step u(x0, 0)
+    then has the gradient 2 r du(x0, 0) (after the reference code). The student needs no second time; it is sampled in one
+    step, or in few by `reinterpolate`.
+
+    Args:
+        times: law of training times.
+        matching: weight of velocity matching.
+        distillation: weight of velocity distillation.
+        guidance: of the teacher in velocity matching.
+        distillation_guidance: of the teacher in velocity distillation.
+        normalise: divide du/dt by its norm plus 0.1, sample by sample, as the reference code does: bounded targets, whose
+            fixed point is the average velocity only where that norm is 0.9.
+        derivative: forward | difference.
+
+    Raises:
+        ConfigError: a negative weight, none above 0, or an unknown derivative.
+    """
+
+    times: TimeLaw = field(default_factory=lambda: LogitNormal(uniform=0.1))
+    matching: float = 1.0
+    distillation: float = 1.0
+    guidance: float = 1.0
+    distillation_guidance: float = 1.0
+    normalise: bool = False
+    derivative: str = "forward"
+
+    def __post_init__(self) -> None:
+        if min(self.matching, self.distillation) < 0 or self.matching + self.distillation == 0:
+            raise ConfigError(
+                f"weights are matching {self.matching}, distillation {self.distillation}; "
+                "allowed: at least 0, and one above"
+            )
+        if self.derivative not in DERIVATIVES:
+            raise ConfigError(f"derivative is {self.derivative!r}; allowed: {', '.join(DERIVATIVES)}")
+
+    @property
+    def sampler(self) -> str:
+        """One step is Euler's."""
+        return "reinterpolate"
+
+    def loss(
+        self,
+        flow: Flow,
+        batch: Batch,
+        generator: torch.Generator,
+        extra: ExtraLoss = no_extra_loss,
+        support: Support = ALONE,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch of data, with a teacher in `support`; a domain's extra terms are left out."""
+        teacher = support.require_teacher(self)
+        self.require_linear(flow)
+        if not isinstance(flow.interpolant, Linear):
+            raise ConfigError(
+                f"marginal-data transport needs the linear path; got {flow.interpolant!r}: `convert_path` the teacher first"
+            )
+        terms = {}
+        if self.matching:
+            draw = flow.draw(batch.x1, batch.cond, mask=batch.mask, times=self.times, generator=generator)
+            average, target = self._average_and_target(flow, teacher, draw, self.guidance, generator)
+            terms["matching"] = self.matching * flow.squared_error(average, target, draw).mean()
+        if self.distillation:
+            terms["distillation"] = self.distillation * self._distillation(flow, teacher, batch, generator)
+        return torch.stack(list(terms.values())).sum(), {name: term.detach() for name, term in terms.items()}
+
+    def _distillation(self, flow: Flow, teacher: Flow, batch: Batch, generator: torch.Generator) -> Tensor:
+        size, device = batch_size(batch.x1), device_of(batch.x1)
+        x0 = flow.sample_source(shape_of(batch.x1), batch.cond, generator, device=device, dtype=dtype_of(batch.x1))
+        start = flow.draw(
+            batch.x1, batch.cond, x0=x0, mask=batch.mask, times=torch.zeros(size, device=device), generator=generator
+        )
+        step = flow.velocity(start.xt, start.t, **flow.self_conditioned(start, generator))
+        with torch.no_grad():
+            fake = map_state(torch.add, start.xt, step)
+            draw = flow.draw(fake, batch.cond, mask=batch.mask, times=self.times, generator=generator)
+            average, target = self._average_and_target(flow, teacher, draw, self.distillation_guidance, generator)
+            moved = map_state(lambda s, u, v: s - (u - v), step, average, target)
+        return flow.squared_error(step, moved, start).mean()
+
+    def _average_and_target(
+        self, flow: Flow, teacher: Flow, draw: Draw, guidance: float, generator: torch.Generator
+    ) -> tuple[Any, Any]:
+        """u, with its gradient, and v + (1 - t) du/dt, without, at a draw."""
+        velocity = velocity_of(teacher.masked(draw.mask), draw.xt, draw.t, draw.cond, guidance)
+        own: Cond = flow.self_conditioned(draw, generator)
+        alike = Flow(
+            _WithoutEnd(flow.model), flow.interpolant, flow.predicts, flow.space, average=True, independent=False
+        )
+        direction = Direction(dx=velocity, dt=1.0, duntil=0.0)
+        until = torch.ones_like(draw.t)
+        average, slope = along(alike, draw.xt, draw.t, until, own, direction, derivative=self.derivative)
+        if self.normalise:
+            slope = map_state(_normalised, slope)
+        rest = 1 - draw.t
+        target = map_state(lambda v, d: (v + columns(rest, d) * d).detach(), velocity, slope)
+        return average, target
+
+
+class _WithoutEnd(nn.Module):
+    """A model of one time, called with two."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Any, t: Tensor, until: Tensor, **cond: Tensor) -> Any:
+        """The model's output at (x, t); its average runs to t = 1 whatever `until` says."""
+        return self.model(x, t, **cond)
+
+
+def _normalised(slope: Tensor) -> Tensor:
+    size = torch.linalg.vector_norm(slope.flatten(1), dim=1)
+    return slope / columns(size + OFFSET, slope)
