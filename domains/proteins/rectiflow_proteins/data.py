@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -15,8 +18,11 @@ from rectiflow.cache import cache_folder
 from rectiflow.errors import ConfigError, DataError
 from rectiflow_proteins.frames import with_oxygens
 from rectiflow_proteins.grammar import generate_folds
+from rectiflow_proteins.reading import cluster, read_folder, summary
 from rectiflow_proteins.secondary import secondary_structure
 from rectiflow_proteins.torsions import atoms_from_torsions
+
+_log = logging.getLogger(__name__)
 
 EMBEDDED = Path(__file__).with_name("grammar.npz")
 EMBEDDED_LENGTHS = (24, 48)
@@ -88,8 +94,12 @@ class Chains:
         return atoms, states, mask
 
     def _rows(self, index: int) -> slice:
-        end = int(self.lengths[: index + 1].sum())
-        return slice(end - int(self.lengths[index]), end)
+        return slice(self._ends[index] - int(self.lengths[index]), self._ends[index])
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        ends: list[int] = self.lengths.cumsum(0).tolist()
+        return ends
 
 
 Split = tuple[Chains, Chains]
@@ -213,3 +223,53 @@ def split(chains: Chains, clusters: Sequence[int]) -> Split:
     if not train:
         raise DataError(f"{len(set(clusters))} cluster of chains; one is trained on and one held out: give more chains")
     return chains.select(train), chains.select([i for i, cluster in enumerate(clusters) if cluster in held])
+
+
+def fetched_chains(shortest: int, longest: int) -> Split:
+    """The real chains that `rectiflow fetch proteins chains` placed in the cache, split by cluster of sequences.
+
+    Raises:
+        DataError: they were not fetched, or the file is damaged.
+    """
+    path = cache_folder("proteins") / "chains" / "chains.npz"
+    if not path.is_file():
+        raise DataError(f"{path} is missing: run `rectiflow fetch proteins chains` first")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            lengths = arrays["lengths"].tolist()
+            atoms = torch.split(torch.from_numpy(arrays["atoms"]), lengths)
+            clusters, names, sequences = (arrays[name].tolist() for name in ("clusters", "names", "sequences"))
+    except (OSError, ValueError, KeyError, BadZipFile, RuntimeError) as error:
+        raise DataError(
+            f"{path} is damaged ({error}): delete {path.parent} and run `rectiflow fetch proteins chains` again"
+        ) from error
+    kept = [i for i, length in enumerate(lengths) if shortest <= length <= longest]
+    return _from_segments(
+        [atoms[i] for i in kept], [names[i] for i in kept], [sequences[i] for i in kept], [clusters[i] for i in kept]
+    )
+
+
+def structure_folder(path: str, shortest: int, longest: int, on_error: str = "skip") -> Split:
+    """Backbones of the PDB and mmCIF files below a folder, split by cluster of sequences; what was rejected is logged.
+
+    Raises:
+        ConfigError: `on_error` is neither skip nor raise.
+        DataError: no usable chain, or with `on_error="raise"`, a file that cannot be read.
+    """
+    if on_error not in ("skip", "raise"):
+        raise ConfigError(f"data.on_error={on_error} is not allowed; allowed: skip, raise")
+    segments, rejections = read_folder(Path(path), shortest, longest, on_error=on_error)
+    _log.warning("%s: %s", path, summary(segments, rejections))
+    for rejection in rejections:
+        _log.info("%s", rejection)
+    sequences = [segment.sequence for segment in segments]
+    return _from_segments(
+        [segment.atoms for segment in segments], [segment.name for segment in segments], sequences, cluster(sequences)
+    )
+
+
+def _from_segments(
+    atoms: Sequence[Tensor], names: Sequence[str], sequences: Sequence[str], clusters: Sequence[int]
+) -> Split:
+    states = secondary_structure([chain[:, 1] for chain in atoms])
+    return split(join(atoms, states, names, sequences), clusters)

@@ -1,7 +1,7 @@
 """Backbone atoms and frames: a residue is its CA and a unit quaternion (w, x, y, z); coordinates are in Angstrom.
 
-The body axes of a residue: the first points from CA to C, the second lies in the plane of N, CA and C on the side of N. Atoms are put
-back at idealised places (those of alanine), so a round trip loses only the spread of the angle at CA (2.7 degrees in real chains).
+The body axes of a residue: the first points from CA to C, the second lies in the plane of N, CA and C on the side of N. Atoms go
+back to idealised places (those of alanine), so a round trip loses the spread of the angle at CA: 2.7 degrees in real chains.
 """
 
 from __future__ import annotations

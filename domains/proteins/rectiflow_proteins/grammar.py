@@ -1,7 +1,7 @@
 """Synthetic backbones: a random topology, torsions from it, and gradient descent on hydrogen bonds, clashes and size.
 
-They have ideal bonds, helices, hydrogen-bonded hairpins and meanders, and no clashes; they are not natural folds, and everything made
-from them says "synthetic".
+They have ideal bonds, helices, hydrogen-bonded hairpins and meanders, and no clashes; they are not natural folds, and everything
+made from them says "synthetic".
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _build(topologies: list[Topology], generator: torch.Generator) -> tuple[Tens
 def _descend(
     draft: Tensor, freedom: Tensor, mask: Tensor, topologies: list[Topology], steps: int, compact: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Centred atoms (B, N, 4, 3) and torsions (B, N, 3) of least energy near a draft (B, N, 3), which costs (B, N, 3) to leave."""
+    """Centred atoms (B, N, 4, 3) and torsions (B, N, 3) of least energy near a draft, from which `freedom` lets them stray."""
     bonded, facing = _pairs(topologies)
     torsions = draft.clone().requires_grad_()
     optimiser = torch.optim.Adam([torsions])
@@ -145,7 +145,9 @@ def _meander_torsions() -> dict[tuple[int, int, int], Tensor]:
             draft[row, i, :2] = torch.tensor(place)
     topologies = [Topology(meander.letters, (meander,)) for meander, _ in kinds]
     freedom = torch.deg2rad(torch.tensor([_STRAND_FREEDOM, _STRAND_FREEDOM, _OMEGA_SPREAD])).expand_as(draft)
-    _, torsions = _descend(torch.deg2rad(draft), freedom, mask, topologies, MEANDER_DESCENT, torch.full((len(kinds),), 9.0))
+    _, torsions = _descend(
+        torch.deg2rad(draft), freedom, mask, topologies, MEANDER_DESCENT, torch.full((len(kinds),), 9.0)
+    )
     return {
         (meander.count, meander.size, turn): torsions[row, : len(meander.letters)]
         for row, (meander, turn) in enumerate(kinds)
@@ -198,9 +200,7 @@ def _crowding(torsions: Tensor, mask: Tensor) -> Tensor:
     return 20 * (_gyration_ratio(alphas, mask) - _COMPACT[0]).clamp(min=0) + short.square().sum((1, 2))
 
 
-def _energy(
-    torsions: Tensor, mask: Tensor, bonds: Tensor, facing: Tensor, walls: float, compact: Tensor
-) -> Tensor:
+def _energy(torsions: Tensor, mask: Tensor, bonds: Tensor, facing: Tensor, walls: float, compact: Tensor) -> Tensor:
     """Hydrogen bonds, strand distances, clashes and size of all folds, summed."""
     atoms = with_oxygens(atoms_from_torsions(torsions), mask)
     energy = torsions.new_zeros(())

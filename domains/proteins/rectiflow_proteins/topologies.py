@@ -18,7 +18,7 @@ COIL, HELIX, STRAND, TURN = "C", "H", "E", "T"
 
 @dataclass(frozen=True)
 class Meander:
-    """`count` antiparallel strands of `size` residues (even when there are middle strands), from residue `start` on; turns of two."""
+    """`count` antiparallel strands of `size` residues (even when some are in the middle), from `start` on; turns of two."""
 
     count: int
     size: int
@@ -44,7 +44,10 @@ class Meander:
 
 
 # Two strands may be odd; five residues are the fewest that P-SEA sees as a strand.
-MEANDERS = (*(Meander(2, size) for size in (5, 6, 7, 8)), *(Meander(count, size) for count in (3, 4) for size in (6, 8)))
+MEANDERS = (
+    *(Meander(2, size) for size in (5, 6, 7, 8)),
+    *(Meander(count, size) for count in (3, 4) for size in (6, 8)),
+)
 LONGEST_END = 4
 
 

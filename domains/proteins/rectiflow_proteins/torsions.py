@@ -40,7 +40,9 @@ def torsions_of(atoms: Tensor) -> Tensor:
     """Phi, psi and omega, (..., N, 3), in (-pi, pi], of atoms (..., N, 3 or more, 3); NaN where the chain has ended."""
     nitrogen, alpha, carbon = atoms[..., 0, :], atoms[..., 1, :], atoms[..., 2, :]
     here, following = slice(None, -1), slice(1, None)
-    phi = dihedral(carbon[..., here, :], nitrogen[..., following, :], alpha[..., following, :], carbon[..., following, :])
+    phi = dihedral(
+        carbon[..., here, :], nitrogen[..., following, :], alpha[..., following, :], carbon[..., following, :]
+    )
     psi = dihedral(nitrogen[..., here, :], alpha[..., here, :], carbon[..., here, :], nitrogen[..., following, :])
     omega = dihedral(alpha[..., here, :], carbon[..., here, :], nitrogen[..., following, :], alpha[..., following, :])
     end = torch.full_like(phi[..., :1], math.nan)
