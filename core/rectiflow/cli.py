@@ -18,6 +18,7 @@ USAGE = """usage: rectiflow <verb> <domain> [key=value …]
   domains                      list the installed domains
   train    <domain> […]        train a flow                       -> runs/<domain>/<name>/
   reflow   <domain> run=… […]  rectify a run's flow               -> a new run
+  distill  <domain> run=… […]  a few-step student, method=…       -> a new run
   sample   <domain> run=… […]  draw samples                       -> files a person opens
   evaluate <domain> run=… […]  figures per sampler                -> metrics.json, report.html
   demo     <domain> […]        all of it on embedded data, in minutes
@@ -151,7 +152,7 @@ def _with_settings(settings: str, section: str = "") -> Callable[[Any, Call], in
         from rectiflow.config import check_overrides, compose_verb
 
         check_overrides(call.overrides)
-        base = _section_of_run(call, section) if section else {}
+        base = dict(_config_of_run(call).get(section, {})) if section else {}
         if spec.conditions is not None and call.verb == "sample":
             base = {**base, "cond": spec.conditions}
         config = compose_verb(getattr(rectiflow.settings, settings), base, call.overrides)
@@ -160,13 +161,31 @@ def _with_settings(settings: str, section: str = "") -> Callable[[Any, Call], in
     return verb
 
 
-def _section_of_run(call: Call, section: str) -> dict[str, Any]:
+def _distill(spec: Any, call: Call) -> int:
+    """A verb whose settings default to the network of the run that it is given, and to how that one would be rectified."""
+    from rectiflow.config import check_overrides, compose_verb
+    from rectiflow.rectify.settings import METHODS
+    from rectiflow.settings import DistillSettings
+
+    check_overrides(call.overrides)
+    base, config = {}, _config_of_run(call)
+    if config:
+        reflow = config["reflow"]
+        pairs = {name: reflow[name] for name in ("method", "steps", "guidance", "seed")}
+        base = {
+            "model": config["model"],
+            "training": reflow["training"],
+            "pairs": {"count": reflow["pairs"], "batch": reflow["pair_batch"], **pairs},
+        }
+    return _execute("distill", spec, compose_verb(DistillSettings, base, call.overrides, {"method": METHODS}), call)
+
+
+def _config_of_run(call: Call) -> dict[str, Any]:
+    """The configuration of the run that is given, {} when there is none."""
     from rectiflow.runs import read_config
 
     given = [text.partition("=")[2] for text in call.overrides if text.startswith("run=")]
-    if not given:
-        return {}
-    return dict(read_config(Path(given[-1].strip("'\""))).get(section, {}))
+    return dict(read_config(Path(given[-1].strip("'\"")))) if given else {}
 
 
 def _execute(verb: str, spec: Any, config: Any, call: Call) -> int:
@@ -198,6 +217,11 @@ def _print_help(verb: str, spec: Any, config: Any) -> None:
         )
         for group, options in {**spec.groups, **settings.CORE_GROUPS}.items():
             print(f"{group}: {', '.join(options)}")
+    if verb == "distill":
+        from rectiflow.rectify.settings import METHODS
+
+        for name, method in METHODS.items():
+            print(f"method={name:20s} {(method.__doc__ or '').splitlines()[0]}")
     print("\nSettings and their present values, to be overridden as path.to.key=value:\n")
     print(OmegaConf.to_yaml(config), end="")
 
@@ -231,6 +255,7 @@ GLOBAL_VERBS: dict[str, Callable[[], int]] = {"domains": _domains, "doctor": _do
 DOMAIN_VERBS: dict[str, Callable[[Any, Call], int]] = {
     "train": _train,
     "reflow": _with_settings("ReflowVerbSettings", section="reflow"),
+    "distill": _distill,
     "sample": _with_settings("SampleSettings", section="sampling"),
     "evaluate": _with_settings("EvaluateSettings", section="evaluation"),
     "demo": _with_settings("DemoSettings"),

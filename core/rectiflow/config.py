@@ -40,24 +40,29 @@ def compose_training(spec: DomainSpec, overrides: list[str]) -> DictConfig:
     return _compose(spec.recipes, "train", overrides, options={**CORE_GROUPS, **spec.groups})
 
 
-def compose_verb(settings: type, base: Mapping[str, Any], overrides: list[str]) -> DictConfig:
+def compose_verb(
+    settings: type,
+    base: Mapping[str, Any],
+    overrides: list[str],
+    groups: Mapping[str, Mapping[str, type]] = CORE_GROUPS,
+) -> DictConfig:
     """The configuration of another verb: its settings, updated by `base` (what the run says), then the overrides.
 
-    A setting that is a core group (`times=u_shaped`) may be given by option, with its values after it (`times.sharpness=3`).
+    A setting that is one of the groups (`times=u_shaped`) may be given by option, with its values after it (`times.sharpness=3`).
 
     Raises:
         ConfigError: an unknown key or option, or a value of the wrong type.
     """
-    choices = {key: value for key, _, value in (text.partition("=") for text in overrides) if key in CORE_GROUPS}
+    choices = {key: value for key, _, value in (text.partition("=") for text in overrides) if key in groups}
     for group, option in choices.items():
-        if option not in CORE_GROUPS[group]:
-            raise ConfigError(f"{group}={option} is unknown; allowed: {', '.join(CORE_GROUPS[group])}")
+        if option not in groups[group]:
+            raise ConfigError(f"{group}={option} is unknown; allowed: {', '.join(groups[group])}")
     try:
         node: Any = OmegaConf.merge(
             OmegaConf.structured(settings), {key: value for key, value in base.items() if key not in choices}
         )
         for group, option in choices.items():
-            node[group] = OmegaConf.structured(CORE_GROUPS[group][option])
+            node[group] = OmegaConf.structured(groups[group][option])
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(error)) from error
     ConfigStore.instance().store(name="verb", node=node)

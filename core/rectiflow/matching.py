@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -75,24 +75,38 @@ class FlowMatching:
         return total, {name: term.detach() for name, term in terms.items()} if len(terms) > 1 else {}
 
 
+class FlowLoss(Protocol):
+    """How a flow is trained: `FlowMatching`, or a few-step method with what supports it."""
+
+    def loss(
+        self, flow: Flow, batch: Batch, generator: torch.Generator, extra: ExtraLoss
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss of a batch, a scalar, and its detached terms by name."""
+        ...
+
+
 @dataclass
 class FlowTask:
-    """What the training loop needs to train a domain's network by flow matching.
+    """What the training loop needs to train a domain's network.
 
     `preview` draws the same samples from the same noise each time, so that progress is visible.
     """
 
     domain: Domain
     network: nn.Module
-    method: FlowMatching
+    method: FlowLoss
     sampling: Any
     _flow: tuple[nn.Module, Flow] | None = field(default=None, init=False, repr=False)
 
     def flow(self, network: nn.Module) -> Flow:
         """The domain's flow on this network; kept, since reading the configuration again at each step takes time."""
         if self._flow is None or self._flow[0] is not network:
-            self._flow = (network, self.domain.flow(network))
+            self._flow = (network, self.read(network))
         return self._flow[1]
+
+    def read(self, network: nn.Module) -> Flow:
+        """What the network means: the domain's flow."""
+        return self.domain.flow(network)
 
     def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch through the network that the loop wrapped."""
@@ -104,7 +118,7 @@ class FlowTask:
         """Write samples/step-<step>.png; no figures."""
         generator = torch.Generator().manual_seed(0)
         count, cond = self.domain.picture_conditions(generator)
-        flow = self.domain.flow(network)
+        flow = self.read(network)
         drawn = carry(
             flow,
             draw_sources(self.domain, flow, cond, count, generator),

@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from rectiflow.rectify.settings import MeanFlowSettings
 from rectiflow.training.options import TrainingOptions
 
 
@@ -303,6 +304,37 @@ class ReflowVerbSettings(ReflowSettings):
     run: str = MISSING
     name: str = "rectified"
     out: str = "runs"
+
+
+@dataclass
+class PairsSettings:
+    """How pairs are made from a teacher, for methods that train on them; `folder` lets several students share them."""
+
+    count: int = 10000
+    method: str = "midpoint"
+    steps: int = 12
+    guidance: float = 1.0
+    batch: int = 500
+    seed: int = 1
+    folder: str = ""
+
+
+@dataclass
+class DistillSettings:
+    """`rectiflow distill`: a new run, a few-step student of `run` by `method`.
+
+    What is not given comes from that run: its network, and pairs and training from its reflow settings. `fresh` starts the
+    student from new weights, as another `model` needs; by default it starts from the teacher's.
+    """
+
+    run: str = MISSING
+    name: str = "distilled"
+    out: str = "runs"
+    method: Any = field(default_factory=MeanFlowSettings)
+    fresh: bool = False
+    model: Any = MISSING
+    pairs: PairsSettings = field(default_factory=PairsSettings)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from rectiflow.domain import Domain, DomainSpec, build
 from rectiflow.errors import CheckpointCorrupt, ConfigError
@@ -65,6 +65,23 @@ def load_network(domain: Domain, folder: Path, which: str) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
+def load_what_fits(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Start a student from a teacher's weights; what only the student has (a second time) stays as it is.
+
+    Raises:
+        ConfigError: a weight of the teacher has no place in the student.
+    """
+    own = network.state_dict()
+    for name, value in weights.items():
+        if name not in own or own[name].shape != value.shape:
+            found = tuple(own[name].shape) if name in own else "absent"
+            raise ConfigError(
+                f"the teacher's weights do not fit the student: {name} is {tuple(value.shape)} there, {found} here; "
+                "use fresh=true for another network"
+            )
+    network.load_state_dict({**own, **weights})
+
+
 def open_run(spec: DomainSpec, folder: Path, which: str = "ema") -> Trained:
     """Open a run of a domain for sampling.
 
@@ -80,4 +97,7 @@ def open_run(spec: DomainSpec, folder: Path, which: str = "ema") -> Trained:
     domain = build(spec, config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = load_network(domain, folder, which).to(device)
-    return Trained(folder, config, domain, network, domain.flow(network), device)
+    flow = domain.flow(network)
+    if config.get("distill"):
+        flow = domain.create(config.distill.method).student(flow)
+    return Trained(folder, config, domain, network, flow, device)

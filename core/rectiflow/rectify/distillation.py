@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rectiflow.batch import Batch
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
-from rectiflow.matching import ExtraLoss, no_extra_loss
+from rectiflow.matching import ExtraLoss, FlowTask, no_extra_loss
 from rectiflow.nn.modes import evaluating
 from rectiflow.rectify.method import Method, Support
 from rectiflow.rectify.pairs import PairStore
@@ -66,7 +66,7 @@ def distill(
         )
     student.train().requires_grad_(True)
     options = options or TrainingOptions()
-    task = _StudentTask(Distillation(flow, method, options.steps), student)
+    task = _PlainTask(Distillation(flow, method, options.steps), student)
     with evaluating(flow.model):
         fitted = fit(task, data, options, folder=folder)
     student.load_state_dict(fitted.ema)
@@ -97,7 +97,22 @@ class Distillation:
 
 
 @dataclass
-class _StudentTask:
+class StudentTask(FlowTask):
+    """Distillation of a domain's flow: as flow matching, but that the network is read as the method's student."""
+
+    method: Distillation
+
+    def follow(self, ema: EMA, progress: Progress) -> None:
+        """As `Distillation.follow`."""
+        self.method.follow(ema, progress)
+
+    def read(self, network: nn.Module) -> Flow:
+        """The method's student."""
+        return self.method.method.student(self.domain.flow(network))
+
+
+@dataclass
+class _PlainTask:
     """Distillation of flows without a domain."""
 
     distillation: Distillation

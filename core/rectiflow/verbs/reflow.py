@@ -7,21 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.progress import Progress
 
-from rectiflow.batch import Shape
 from rectiflow.domain import DomainSpec, build
 from rectiflow.errors import ConfigError
 from rectiflow.matching import FlowMatching, FlowTask
 from rectiflow.predictions import MARGIN
-from rectiflow.rectify.generate import generate_pairs
-from rectiflow.rectify.pairs import PairStore
 from rectiflow.runs import create_run
 from rectiflow.solvers.catalogue import solver
 from rectiflow.trained import Trained, new_network, open_run
 from rectiflow.training.loop import fit
 from rectiflow.training.options import TrainingOptions
+from rectiflow.verbs.pairs import make_pairs
 from rectiflow.verbs.train import report_end
 
 
@@ -43,7 +39,16 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
         raise ConfigError(f"name={config.name} is the teacher's own folder; choose another name=")
     student_config = _student_config(teacher, config, folder)
     create_run(folder, student_config)
-    pairs = _pairs(teacher, config, folder / "pairs")
+    pairs = make_pairs(
+        teacher,
+        folder / "pairs",
+        count=config.pairs,
+        method=config.method,
+        steps=config.steps,
+        guidance=config.guidance,
+        batch=config.pair_batch,
+        seed=config.seed,
+    )
     domain = build(spec, student_config)
     network = new_network(domain, options.seed)
     if not config.fresh:
@@ -83,28 +88,3 @@ def _student_config(teacher: Trained, config: DictConfig, folder: Path) -> DictC
     )
     written: Any = OmegaConf.to_container(student)  # plain, as it will be read back
     return DictConfig(written)
-
-
-def _pairs(teacher: Trained, config: DictConfig, folder: Path) -> PairStore:
-    domain, flow = teacher.domain, teacher.flow
-    shape = domain.sample_shape(1, {})
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(f"{config.pairs} pairs ({config.method}, {config.steps} steps)", total=config.pairs)
-        return generate_pairs(
-            flow,
-            folder,
-            count=config.pairs,
-            shape=_per_sample(shape),
-            conditions=domain.conditions,
-            batch=config.pair_batch,
-            steps=config.steps,
-            method=config.method,
-            guidance=config.guidance,
-            seed=config.seed,
-            device=teacher.device,
-            progress=lambda done: progress.update(bar, completed=done),
-        )
-
-
-def _per_sample(shape: Shape) -> Shape:
-    return {name: part[1:] for name, part in shape.items()} if isinstance(shape, dict) else shape[1:]

@@ -19,6 +19,7 @@ class PerceptronSettings:
 
     _target_: str = "rectiflow_rings.domain.Perceptron"
     width: int = 64
+    until: bool = False
 
 
 SPEC = DomainSpec(

@@ -25,17 +25,30 @@ def ring(radius: float) -> Tensor:
 
 
 class Perceptron(nn.Module):
-    """Velocities of both components; hands back the self-condition as an input."""
+    """Velocities of both components; hands back the self-condition as an input, and takes a second time if `until`."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, until: bool) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(8, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 3)
         )
+        self.step = nn.Linear(1, 8) if until else None
+        if self.step is not None:
+            nn.init.zeros_(self.step.weight)
+            nn.init.zeros_(self.step.bias)
 
-    def forward(self, x: dict[str, Tensor], t: Tensor, side: Tensor, self_condition: dict[str, Tensor]) -> State:
-        inputs = [x["point"], x["height"], t[:, None], side[:, None].to(t), *parts(self_condition)]
-        out = self.layers(torch.cat(inputs, 1)[:, :8])
+    def forward(
+        self,
+        x: dict[str, Tensor],
+        t: Tensor,
+        side: Tensor,
+        self_condition: dict[str, Tensor],
+        until: Tensor | None = None,
+    ) -> State:
+        inputs = torch.cat([x["point"], x["height"], t[:, None], side[:, None].to(t), *parts(self_condition)], 1)
+        if self.step is not None:
+            inputs = inputs + self.step((t - t if until is None else until - t)[:, None])
+        out = self.layers(inputs)
         return {"point": out[:, :2], "height": out[:, 2:]}
 
 
