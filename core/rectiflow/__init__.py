@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rectiflow.domain import Domain, DomainSpec
     from rectiflow.flow import Flow
     from rectiflow.interpolants import (
+        Exponential,
         Interpolant,
         Linear,
         LinearVariancePreserving,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from rectiflow.mean_reversion import mean_reverting
     from rectiflow.path_conversion import convert_path
     from rectiflow.sampling import Solution, integrate, invert, sample
+    from rectiflow.schedules import scheduled
     from rectiflow.score_and_flow import ScoreAndFlow
     from rectiflow.solvers.diffusion import Diffusion
     from rectiflow.spaces.euclidean import Euclidean
@@ -61,6 +63,7 @@ _HOMES = {
     "Domain": "rectiflow.domain",
     "DomainSpec": "rectiflow.domain",
     "Euclidean": "rectiflow.spaces.euclidean",
+    "Exponential": "rectiflow.interpolants",
     "Flow": "rectiflow.flow",
     "FlowMatching": "rectiflow.matching",
     "Guidance": "rectiflow.control.guidance",
@@ -91,6 +94,7 @@ _HOMES = {
     "mean_reverting": "rectiflow.mean_reversion",
     "sample": "rectiflow.sampling",
     "sample_with_log_prob": "rectiflow.likelihood",
+    "scheduled": "rectiflow.schedules",
 }
 _MODULES = (
     "adapters",
@@ -113,6 +117,7 @@ __all__ = [
     "Domain",
     "DomainSpec",
     "Euclidean",
+    "Exponential",
     "Flow",
     "FlowMatching",
     "Guidance",
@@ -149,6 +154,7 @@ __all__ = [
     "rectify",
     "sample",
     "sample_with_log_prob",
+    "scheduled",
     "sources",
     "times",
 ]

@@ -152,6 +152,41 @@ class Polynomial(Interpolant):
 
 
 @dataclass(frozen=True)
+class Exponential(Interpolant):
+    """The path a = 1 - exp(-c t), s = exp(-c t): fast at first, and at t = 1 still exp(-c) short of data.
+
+    A schedule to sample with rather than to train on (`rectiflow.schedules`): towards a data prediction that stays put the rate
+    of approach a' / s is constant.
+
+    Args:
+        rate: c, above 0.
+
+    Raises:
+        ConfigError: a rate that is not positive and finite.
+    """
+
+    rate: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < math.inf:
+            raise ConfigError(f"Exponential rate is {self.rate}; it must be positive and finite, for example 10")
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """Coefficients at times t in [0, 1]; D = a' = c s."""
+        s = torch.exp(-self.rate * t)
+        return Coefficients(-torch.expm1(-self.rate * t), s, self.rate * s, -self.rate * s)
+
+    def time_of(self, ratio: Tensor) -> Tensor:
+        """t = log(1 + rho) / c, at most 1."""
+        return (torch.log1p(ratio) / self.rate).clamp(max=1)
+
+    @property
+    def convex(self) -> bool:
+        """True: a + s = 1."""
+        return True
+
+
+@dataclass(frozen=True)
 class _Diffusion(Interpolant):
     """The integrated noise rate T(t) = u^2 (B - b) / 2 + u b, u = 1 - t, that the two diffusion paths are made of."""
 

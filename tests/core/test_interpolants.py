@@ -16,6 +16,7 @@ from rectiflow.instantiation import instantiate
 from rectiflow.interpolants import (
     END,
     Coefficients,
+    Exponential,
     Interpolant,
     Linear,
     LinearVariancePreserving,
@@ -38,6 +39,8 @@ PATHS = [
     LinearVariancePreserving(),
     Lipman(),
     Lipman(0.1),
+    Exponential(),
+    Exponential(2.0),
 ]
 STEEP = (VariancePreserving, LinearVariancePreserving)  # s' is infinite at t = 1
 
@@ -54,13 +57,15 @@ def test_derivatives_equal_autograd(path: Interpolant) -> None:
 @pytest.mark.parametrize("path", PATHS)
 def test_the_path_starts_at_the_source_and_ends_at_data(path: Interpolant) -> None:
     c = path.coefficients(torch.tensor([0.0, 1.0]))
-    a0, s0, s1 = 0.0, 1.0, 0.0
+    a0, s0, a1, s1 = 0.0, 1.0, 1.0, 0.0
     if isinstance(path, Lipman):
         s1 = path.sigma_min
+    if isinstance(path, Exponential):
+        a1, s1 = 1 - math.exp(-path.rate), math.exp(-path.rate)
     if isinstance(path, (VariancePreserving, SubVariancePreserving)):  # the diffusions are stopped before pure noise
         kept = math.exp(-(path.beta_min + path.beta_max) / 2)
         a0, s0 = math.sqrt(kept), math.sqrt(1 - kept) if isinstance(path, VariancePreserving) else 1 - kept
-    torch.testing.assert_close(c.a, torch.tensor([a0, 1.0]), atol=1e-15, rtol=0)
+    torch.testing.assert_close(c.a, torch.tensor([a0, a1]), atol=1e-15, rtol=0)
     torch.testing.assert_close(c.s, torch.tensor([s0, s1]), atol=1e-15, rtol=0)
 
 

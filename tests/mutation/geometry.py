@@ -8,6 +8,20 @@ FLAT, PRODUCT, RIEMANNIAN = "spaces/euclidean.py", "spaces/product.py", "spaces/
 SPHERE, TORUS, SO3, QUATERNIONS = "spaces/sphere.py", "spaces/torus.py", "spaces/so3.py", "spaces/quaternions.py"
 
 MUTANTS = (
+    Mutant(FLAT, "a_next - a * s_next / s", "a_next - a", "schedules"),
+    Mutant(RIEMANNIAN, "(1 - s_next / s) * self.log(x, data)", "(1 - s / s_next) * self.log(x, data)", "schedules"),
+    Mutant(
+        PRODUCT,
+        "space.approach(x[name], data[name], t, t_next, self.schedules.get(name, interpolant))",
+        "space.approach(x[name], data[name], t, t_next, interpolant)",
+        "schedules",
+    ),
+    Mutant(
+        PRODUCT,
+        "target, x[name], t, self.schedules.get(name, interpolant))",
+        "target, x[name], t, interpolant)",
+        "schedules",
+    ),
     Mutant(FLAT, "return y - x", "return x - y", "product"),
     Mutant(FLAT, "(c.a * x1 + c.s * x0)", "(c.a * x0 + c.s * x1)", "flow product"),
     Mutant(FLAT, "(c.da * x1 + c.ds * x0)", "(c.da * x1 - c.ds * x0)", "flow product"),

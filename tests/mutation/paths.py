@@ -8,6 +8,8 @@ INTERPOLANTS, PREDICTIONS, TIMES, FLOW = "interpolants.py", "predictions.py", "t
 LATENT, SOURCES = "stochastic_interpolant.py", "sources.py"
 
 MUTANTS = (
+    Mutant(INTERPOLANTS, "self.rate * s, -self.rate * s", "s, -self.rate * s", "interpolants"),
+    Mutant(INTERPOLANTS, "torch.log1p(ratio) / self.rate", "torch.log1p(ratio) * self.rate", "interpolants"),
     Mutant(
         INTERPOLANTS,
         "return self.da * self.s - self.ds * self.a",

@@ -56,6 +56,8 @@ STOCHASTIC = frozenset({"euler_maruyama", "stochastic_heun"})
 HALFWAY = frozenset({"midpoint", "rf_solver", "rk4", "fireflow", "implicit_midpoint"})
 """Solvers that evaluate in the middle of their steps."""
 ANY_SPACE = frozenset({"euler", "jump", "midpoint", "rf_solver", "heun", "rk4", "ab2", "fireflow", "pseudo_corrector"})
+TOWARDS_DATA = frozenset({"ddim"})
+"""Solvers that move on curved spaces as well if the flow predicts data, and only towards data."""
 _OPTIONS = {
     name: frozenset(p.name for p in inspect.signature(run).parameters.values() if p.kind is p.KEYWORD_ONLY)
     for name, run in SOLVERS.items()
@@ -81,9 +83,10 @@ def check_solver(name: str, space: Space, options: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: as said, or noise without a generator.
     """
-    if name not in ANY_SPACE and not space.linear:
+    if name not in ANY_SPACE | TOWARDS_DATA and not space.linear:
         raise ConfigError(
-            f"solver {name!r} adds states, which {space!r} does not allow; use one of {', '.join(sorted(ANY_SPACE))}"
+            f"solver {name!r} adds states, which {space!r} does not allow; use one of {', '.join(sorted(ANY_SPACE))}, "
+            "or ddim with a flow that predicts data"
         )
     unknown = sorted(set(options) - _OPTIONS[name])
     if unknown:

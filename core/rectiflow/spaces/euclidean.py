@@ -82,6 +82,13 @@ class Euclidean(Space):
             x = self.step(x, velocity, h * weight)
         return x
 
+    def approach(self, x: Tensor, data: Tensor, t: float, t_next: float, interpolant: Interpolant) -> Tensor:
+        """(s'/s) x + (a' - a s'/s) data, of the path's coefficients at t_next (primed) and t."""
+        c = interpolant.coefficients(torch.tensor([t, t_next], dtype=torch.float64))
+        (a, a_next), (s, s_next) = c.a.tolist(), c.s.tolist()
+        state: Tensor = self.combine((x, data), (s_next / s, a_next - a * s_next / s))
+        return state
+
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """v: tangents of flat space are the same everywhere."""
         return v

@@ -25,13 +25,21 @@ class Product(Space):
 
     Args:
         weights: name -> positive weight; 1 for names left out.
+        schedules: name -> path for sampling instead of the flow's own (see `rectiflow.schedules`); with one, states on the way
+            belong to several paths, so that the product is not linear and cannot be trained on.
         components: name -> space; a state is a dict with exactly these names.
 
     Raises:
-        ConfigError: no components, or weights that are not positive or name no component.
+        ConfigError: no components, or weights that are not positive, or weights or schedules that name no component.
     """
 
-    def __init__(self, *, weights: Mapping[str, float] | None = None, **components: Space) -> None:
+    def __init__(
+        self,
+        *,
+        weights: Mapping[str, float] | None = None,
+        schedules: Mapping[str, Interpolant] | None = None,
+        **components: Space,
+    ) -> None:
         if not components:
             raise ConfigError("a product space needs at least one component; got none; pass name=space pairs")
         weights = dict(weights or {})
@@ -42,6 +50,12 @@ class Product(Space):
                 )
             if not 0 < weight < math.inf:
                 raise ConfigError(f"component {name!r} has weight {weight}; it must be positive and finite")
+        self.schedules = dict(schedules or {})
+        for name in self.schedules:
+            if name not in components:
+                raise ConfigError(
+                    f"schedule for {name!r}, which is no component; allowed: {', '.join(sorted(components))}"
+                )
         self.components = components
         self.weights = {name: float(weights.get(name, 1.0)) for name in components}
 
@@ -49,6 +63,8 @@ class Product(Space):
         parts = [f"{name}={space!r}" for name, space in self.components.items()]
         if any(weight != 1 for weight in self.weights.values()):
             parts.append(f"weights={self.weights}")
+        if self.schedules:
+            parts.append(f"schedules={self.schedules}")
         return f"Product({', '.join(parts)})"
 
     def _check(self, state: Mapping[str, object]) -> None:
@@ -57,8 +73,8 @@ class Product(Space):
 
     @property
     def linear(self) -> bool:
-        """True when every component is."""
-        return all(space.linear for space in self.components.values())
+        """True when every component is, and all are on one path."""
+        return not self.schedules and all(space.linear for space in self.components.values())
 
     def interpolate(self, x0: State, x1: State, t: Tensor) -> State:
         """Component-wise geodesics at the same fraction t (B,)."""
@@ -105,8 +121,17 @@ class Product(Space):
         return torch.stack([space.log_prior(x[name]) for name, space in self.components.items()]).sum(0)
 
     def path(self, x0: State, x1: State, t: Tensor, interpolant: Interpolant) -> tuple[State, State]:
-        """Component-wise states and velocities."""
+        """Component-wise states and velocities.
+
+        Raises:
+            ConfigError: a product with sampling schedules.
+        """
         self._check(x1)
+        if self.schedules:
+            raise ConfigError(
+                f"components {sorted(self.schedules)} are on schedules for sampling; train and draw with the flow as it was "
+                "before `scheduled`"
+            )
         both = {name: space.path(x0[name], x1[name], t, interpolant) for name, space in self.components.items()}
         return {name: pair[0] for name, pair in both.items()}, {name: pair[1] for name, pair in both.items()}
 
@@ -115,9 +140,24 @@ class Product(Space):
     ) -> State:
         """Component-wise conversions."""
         return {
-            name: space.convert(prediction[name], kind, target, x[name], t, interpolant)
+            name: space.convert(prediction[name], kind, target, x[name], t, self.schedules.get(name, interpolant))
             for name, space in self.components.items()
         }
+
+    def approach(self, x: State, data: State, t: float, t_next: float, interpolant: Interpolant) -> State:
+        """Component-wise approaches, each on its own schedule where it has one."""
+        return {
+            name: space.approach(x[name], data[name], t, t_next, self.schedules.get(name, interpolant))
+            for name, space in self.components.items()
+        }
+
+    def scheduled(self, schedules: Mapping[str, Interpolant]) -> Product:
+        """This product with sampling schedules for some components.
+
+        Raises:
+            ConfigError: a schedule names no component.
+        """
+        return Product(weights=self.weights, schedules=schedules, **self.components)
 
     def step(self, x: State, v: State, h: float) -> State:
         """Component-wise steps."""
@@ -191,4 +231,4 @@ class Product(Space):
         return masks
 
     def _with(self, components: Mapping[str, Space]) -> Product:
-        return Product(weights=self.weights, **components)
+        return Product(weights=self.weights, schedules=self.schedules, **components)

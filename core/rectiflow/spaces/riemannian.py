@@ -105,6 +105,16 @@ class Riemannian(Space):
         c = interpolant.coefficients(t.clamp(min=interpolant.standstill)).expand_to(x)
         return self.exp(x, (1 - c.a) / c.da * prediction).to(x.dtype)
 
+    def approach(self, x: Tensor, data: Tensor, t: float, t_next: float, interpolant: Interpolant) -> Tensor:
+        """The share (a' - a) / (1 - a) of the geodesic from x to the data, in (0, 1]; a at t_next is primed.
+
+        Raises:
+            ConversionError: the interpolant is not convex.
+        """
+        self._require_convex(interpolant)
+        s, s_next = interpolant.coefficients(torch.tensor([t, t_next], dtype=torch.float64)).s.tolist()
+        return self.exp(x, (1 - s_next / s) * self.log(x, data))
+
     def step(self, x: Tensor, v: Tensor, h: float) -> Tensor:
         """exp(x, h v)."""
         return self.exp(x, h * v)

@@ -80,6 +80,14 @@ class Space(ABC):
     def step(self, x: Any, v: Any, h: float) -> Any:
         """exp(x, h v) in as few operations as the space allows: the inner loop of every solver."""
 
+    @abstractmethod
+    def approach(self, x: Any, data: Any, t: float, t_next: float, interpolant: Interpolant) -> Any:
+        """The state at t_next of the flow that is in x at time t and whose data prediction stays put: no step is too long.
+
+        Raises:
+            ConversionError: the interpolant has no path on this space.
+        """
+
     def advance(self, x: Any, velocities: Sequence[Any], weights: Sequence[float], h: float) -> Any:
         """exp(x, h times the weighted sum of tangents at x): the last line of a solver's step."""
         return self.step(x, self.combine(velocities, weights), h)
