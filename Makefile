@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-slow mutants check bench docs clean help
+.PHONY: demo test test-slow acceptance mutants check bench docs clean help
 
 help:
 	@echo "make demo       train, rectify and evaluate a digit generator; ends with report.html"
 	@echo "make test       the fast tests"
 	@echo "make test-slow  training to a quality bar, faults, several processes"
+	@echo "make acceptance what docs/proofs.md names: the closed forms, tolerances and bugs that the core is held to"
 	@echo "make mutants    whether the fast tests notice that the mathematics is wrong"
 	@echo "make check      ruff, mypy, import-linter"
 	@echo "make bench      overhead of the core; with the bench extra, side by side with other libraries"
@@ -23,6 +24,9 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "slow or fault or distributed"
+
+acceptance: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/core -m acceptance -n 2 --dist worksteal
 
 mutants: $(VENV)/.dev
 	$(BIN)/python tests/mutation
