@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,12 @@ from rectiflow.batch import Cond, Shape
 from rectiflow.drawing import carry
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
+from rectiflow.nn.modes import evaluating
 from rectiflow.rectify.pairs import PairLayout, PairStore
 from rectiflow.rectify.shards import raw_bytes
 from rectiflow.rectify.writing import PairWriter
 from rectiflow.solvers.catalogue import solver
+from rectiflow.spaces.product import Product
 from rectiflow.times import time_grid
 from rectiflow.training.randomness import stream_seed
 
@@ -79,20 +80,22 @@ def generate_pairs(
         raise ConfigError(f"batch of pair generation is {batch}; it must be at least 1")
     solver(method)
     time_grid(steps, shift)
-    sampler = {"method": method, "steps": steps, "shift": float(shift), "guidance": float(guidance)}
+    sampler: dict[str, Any] = {"method": method, "steps": steps, "shift": float(shift), "guidance": float(guidance)}
+    if isinstance(flow.space, Product) and flow.space.schedules:
+        sampler["schedules"] = repr(flow.space.schedules)
     layout = PairLayout(
         count=count,
         shard_size=shard_size,
         dtype=dtype,
         shape=shape,
-        settings={**sampler, "seed": seed, "teacher": _fingerprint(flow)},
+        settings={**sampler, "seed": seed, "teacher": fingerprint(flow)},
         provenance=dict(provenance or {}),
     )
-    layout = replace(layout, cond=_kinds(_conditions(layout, conditions, 0)[0]))
+    layout = replace(layout, cond=condition_kinds(_conditions(layout, conditions, 0)[0]))
     working = torch.float64 if dtype == "float64" else torch.float32
-    with PairWriter(folder, layout) as writer, _evaluating(flow.model):
+    with PairWriter(folder, layout) as writer, evaluating(flow.model):
         missing = writer.missing()
-        tick = _counted(progress, count - sum(layout.rows(shard) for shard in missing))
+        tick = counted(progress, count - sum(layout.rows(shard) for shard in missing))
         for shard in missing:
             cond, generator = _conditions(layout, conditions, shard)
             x0 = flow.sample_source(_batched(shape, layout.rows(shard)), cond, generator, dtype=working)
@@ -125,7 +128,8 @@ def _conditions(layout: PairLayout, conditions: Conditions | None, shard: int) -
     return cond, generator
 
 
-def _kinds(cond: Cond) -> dict[str, tuple[tuple[int, ...], str]]:
+def condition_kinds(cond: Cond) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape of one and dtype's name of every condition, as a store's layout has them."""
     return {name: (tuple(value.shape[1:]), str(value.dtype).removeprefix("torch.")) for name, value in cond.items()}
 
 
@@ -133,7 +137,7 @@ def _batched(shape: Shape, size: int) -> Shape:
     return {name: (size, *part) for name, part in shape.items()} if isinstance(shape, dict) else (size, *shape)
 
 
-def _counted(progress: Callable[[int], None] | None, done: int) -> Callable[[int], None] | None:
+def counted(progress: Callable[[int], None] | None, done: int) -> Callable[[int], None] | None:
     """A callback for pairs just made that reports all pairs made, beginning with those found."""
     if progress is None:
         return None
@@ -148,7 +152,7 @@ def _counted(progress: Callable[[int], None] | None, done: int) -> Callable[[int
     return add
 
 
-def _fingerprint(flow: Flow) -> str:
+def fingerprint(flow: Flow) -> str:
     """What tells one teacher from another: its prediction type, its path and its weights (SHA-256)."""
     digest = hashlib.sha256(f"{flow.predicts} {flow.interpolant!r}".encode())
     if isinstance(flow.model, nn.Module):
@@ -157,16 +161,3 @@ def _fingerprint(flow: Flow) -> str:
                 digest.update(name.encode())
                 digest.update(raw_bytes(value))
     return digest.hexdigest()[:16]
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Dropout off for the time being: it would draw from the global generator."""
-    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -130,6 +130,11 @@ class PairStore:
     def __len__(self) -> int:
         return self.layout.count
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the pairs come from: their settings, and what the caller said of them."""
+        return {**self.layout.settings, **self.layout.provenance}
+
     def __getitems__(self, indices: list[int]) -> Batch:
         return self.rows(indices)
 
