@@ -85,17 +85,16 @@ def select_pairs(pairs: Pairs, scores: Tensor, *, share: float | None = None, le
     Raises:
         ConfigError: both or neither, a share that is not allowed, or nothing kept.
     """
-    if (share is None) == (least is None):
-        raise ConfigError(
-            "select_pairs got " + ("neither" if share is None else "both") + " of share and least; give one"
-        )
-    if share is not None:
+    if share is not None and least is None:
         if not 0 < share <= 1:
             raise ConfigError(f"share of pairs to keep is {share}; allowed: above 0, at most 1")
         count = math.ceil(share * len(pairs) - 1e-9)
         kept = torch.sort(scores, descending=True, stable=True).indices[:count].sort().values
-    else:
+    elif least is not None and share is None:
         kept = torch.nonzero(scores >= least)[:, 0]
+    else:
+        seen = "neither" if share is None else "both"
+        raise ConfigError(f"select_pairs got {seen} of share and least; give one of them")
     if not len(kept):
         raise ConfigError(f"no pair has a score of {least}; the best of {len(pairs)} has {float(scores.max()):.4g}")
     facts = {"kept": len(kept), "of": len(pairs), "least_score": float(scores[kept].min())}
