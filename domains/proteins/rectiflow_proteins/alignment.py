@@ -13,11 +13,11 @@ from torch import Tensor
 
 from rectiflow.spaces import quaternions
 
-FRAGMENT = 12
+FRAGMENT = 8
 STARTS = 8
-KEPT = 4
+KEPT = 8
 ROUNDS = 6
-SEARCH_SCALE = 4.5  # Angstrom: with the small d0 of short chains the search would see nothing but itself
+SEARCH_SCALE = 3.0  # Angstrom: with the small d0 of short chains the search would see nothing but itself
 _MOST_DISTANCES = 1 << 24
 
 
@@ -78,28 +78,29 @@ def _tm(x: Tensor, x_mask: Tensor, y: Tensor, y_mask: Tensor) -> Tensor:
     length = x_mask.sum(1)
     scale = (1.24 * (length - 15).clamp(min=0).double().pow(1 / 3) - 1.8).clamp(min=0.5).to(x)
     search = scale.clamp(min=SEARCH_SCALE)
+    rotation, shift = (part.flatten(0, 1) for part in _seeds(x, x_mask, y, y_mask, search))
+    x, x_mask, y, y_mask, length, scale, search = (
+        part.repeat_interleave(KEPT, 0) for part in (x, x_mask, y, y_mask, length, scale, search)
+    )
     best = x.new_zeros(len(x))
-    for rotation, shift in _seeds(x, x_mask, y, y_mask, search):
-        for round_ in range(ROUNDS):
-            # The last rounds polish with the scale of the score itself.
-            wide = search if round_ < ROUNDS - 2 else scale
-            squares = _squares(x @ rotation.mT + shift[:, None], y)
-            closeness = _closeness(squares, wide) * x_mask[:, :, None] * y_mask[:, None]
-            partner = _align(closeness)
-            aligned = (partner >= 0) & x_mask & torch.gather(y_mask, 1, partner.clamp(min=0))
-            goal = torch.gather(y, 1, partner.clamp(min=0)[..., None].expand(-1, -1, 3))
-            for _ in range(3):
-                gap = (x @ rotation.mT + shift[:, None] - goal).square().sum(-1)
-                # The score's own weights: its gradient is that of the weighted squares.
-                rotation, shift = superpose(x, goal, _closeness(gap[..., None], wide)[..., 0].square() * aligned)
+    for round_ in range(ROUNDS):
+        # The last rounds polish with the scale of the score itself.
+        wide = search if round_ < ROUNDS - 2 else scale
+        squares = _squares(x @ rotation.mT + shift[:, None], y)
+        partner = _align(_closeness(squares, wide) * x_mask[:, :, None] * y_mask[:, None])
+        aligned = (partner >= 0) & x_mask & torch.gather(y_mask, 1, partner.clamp(min=0))
+        goal = torch.gather(y, 1, partner.clamp(min=0)[..., None].expand(-1, -1, 3))
+        for _ in range(3):
             gap = (x @ rotation.mT + shift[:, None] - goal).square().sum(-1)
-            score = (_closeness(gap[..., None], scale)[..., 0] * aligned).sum(1) / length
-            best = torch.maximum(best, score)
-    return best
+            # The score's own weights: its gradient is that of the weighted squares.
+            rotation, shift = superpose(x, goal, _closeness(gap, wide).square() * aligned)
+        gap = (x @ rotation.mT + shift[:, None] - goal).square().sum(-1)
+        best = torch.maximum(best, (_closeness(gap, scale) * aligned).sum(1) / length)
+    return best.unflatten(0, (-1, KEPT)).amax(1)
 
 
-def _seeds(x: Tensor, x_mask: Tensor, y: Tensor, y_mask: Tensor, scale: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The few most promising superpositions of a fragment of one chain on a fragment of the other."""
+def _seeds(x: Tensor, x_mask: Tensor, y: Tensor, y_mask: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotations (P, K, 3, 3) and shifts (P, K, 3) of the most promising superpositions of a fragment on a fragment."""
     size = int(min(FRAGMENT, x_mask.sum(1).min(), y_mask.sum(1).min()))
     starts_x, starts_y = _starts(x_mask, size), _starts(y_mask, size)
     offset = torch.arange(size, device=x.device)
@@ -114,9 +115,9 @@ def _seeds(x: Tensor, x_mask: Tensor, y: Tensor, y_mask: Tensor, scale: Tensor) 
     squares = _squares(moved.flatten(1, 2), y).unflatten(1, (rotations.shape[1], -1))
     squares = squares.masked_fill(~y_mask[:, None, None], float("inf")).amin(-1)
     promise = (_closeness(squares, scale) * x_mask[:, None]).sum(-1)
-    chosen = promise.topk(min(KEPT, promise.shape[1]), 1).indices
+    chosen = promise.topk(KEPT, 1).indices
     rows = batch[:, :, 0]
-    return list(zip(rotations[rows, chosen].unbind(1), shifts[rows, chosen].unbind(1), strict=True))
+    return rotations[rows, chosen], shifts[rows, chosen]
 
 
 def _starts(mask: Tensor, size: int) -> Tensor:
