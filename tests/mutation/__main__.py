@@ -14,6 +14,7 @@ import os
 import sys
 import time
 
+import controlling
 import densities
 import geometry
 import pairing
@@ -22,7 +23,14 @@ import solving
 from judging import PRELOAD, ROOT, judge, test_files
 from mutant import Mutant
 
-CATALOGUE = (*paths.MUTANTS, *solving.MUTANTS, *geometry.MUTANTS, *pairing.MUTANTS, *densities.MUTANTS)
+CATALOGUE = (
+    *paths.MUTANTS,
+    *solving.MUTANTS,
+    *geometry.MUTANTS,
+    *pairing.MUTANTS,
+    *densities.MUTANTS,
+    *controlling.MUTANTS,
+)
 
 
 def missing(mutants: list[Mutant]) -> list[str]:
