@@ -171,7 +171,9 @@ def _distill(spec: Any, call: Call) -> int:
     base, config = {}, _config_of_run(call)
     if config:
         reflow = config["reflow"]
-        pairs = {name: reflow[name] for name in ("method", "steps", "guidance", "seed")}
+        pairs = {
+            name: reflow[name] for name in ("method", "steps", "guidance", "exponential", "seed") if name in reflow
+        }
         base = {
             "model": config["model"],
             "training": reflow["training"],

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import is_dataclass
+from typing import Any, get_origin, get_type_hints
 
 import hydra.errors
 from hydra import compose, initialize_config_module
@@ -32,7 +33,7 @@ def compose_training(spec: DomainSpec, overrides: list[str]) -> DictConfig:
     for group, options in (*CORE_GROUPS.items(), *spec.groups.items()):
         for name, node in options.items():
             store.store(group=group, name=name, node=node)
-    store.store(name="settings", node=TrainSettings)
+    store.store(name="settings", node=_with_open_names(OmegaConf.structured(TrainSettings)))
     store.store(
         name="train",
         node={"defaults": ["settings", {"recipe": spec.default_recipe}, "_self_"], "domain": spec.name},
@@ -65,10 +66,20 @@ def compose_verb(
             node[group] = OmegaConf.structured(groups[group][option])
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(error)) from error
-    ConfigStore.instance().store(name="verb", node=node)
+    ConfigStore.instance().store(name="verb", node=_with_open_names(node))
     return _compose(
         CORE_PACKAGE, "verb", [text for text in overrides if text.partition("=")[0] not in choices], options={}
     )
+
+
+def _with_open_names(node: DictConfig) -> DictConfig:
+    """The settings with those whose keys are names that only the domain knows (`dict[str, float]`) open to any key."""
+    for key, hint in get_type_hints(OmegaConf.get_type(node)).items():
+        if get_origin(hint) is dict:
+            OmegaConf.set_struct(node[key], False)
+        elif is_dataclass(hint):
+            _with_open_names(node[key])
+    return node
 
 
 def _compose(module: str, name: str, overrides: list[str], options: Any) -> DictConfig:

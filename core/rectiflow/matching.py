@@ -17,6 +17,7 @@ from rectiflow.drawing import carry, draw_sources
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Draw, Flow
 from rectiflow.predictions import MARGIN
+from rectiflow.schedules import exponentials, scheduled
 from rectiflow.times import TimeLaw, Uniform
 
 ExtraLoss = Callable[[Flow, Any, Draw, Batch], dict[str, Tensor]]
@@ -120,7 +121,7 @@ class FlowTask:
         count, cond = self.domain.picture_conditions(generator)
         flow = self.read(network)
         drawn = carry(
-            flow,
+            scheduled(flow, exponentials(self.sampling.get("exponential", {}))),
             draw_sources(self.domain, flow, cond, count, generator),
             cond,
             method=self.sampling.method,

@@ -26,6 +26,8 @@ def scheduled(flow: Flow, schedule: Interpolant | Mapping[str, Interpolant]) -> 
     Raises:
         ConfigError: a flow that does not predict data at a time, or names on a space that does not have them.
     """
+    if isinstance(schedule, Mapping) and not schedule:
+        return flow
     if flow.predicts != "data" or flow.average:
         kind = "average velocities" if flow.average else flow.predicts
         raise ConfigError(
@@ -33,8 +35,6 @@ def scheduled(flow: Flow, schedule: Interpolant | Mapping[str, Interpolant]) -> 
         )
     if isinstance(schedule, Interpolant):
         return replace(flow, interpolant=schedule)
-    if not schedule:
-        return flow
     if not isinstance(flow.space, Product):
         raise ConfigError(
             f"schedules are given by name, {sorted(schedule)}, but {flow.space!r} has no components; give one schedule for all"

@@ -225,23 +225,29 @@ CORE_GROUPS: dict[str, dict[str, type]] = {
 
 @dataclass
 class SamplingSettings:
-    """How samples are drawn unless a verb says otherwise."""
+    """How samples are drawn unless a verb says otherwise.
+
+    `exponential` puts components of a state on schedules of their own, by name and rate, with method ddim: for example
+    `exponential.rotations=10` (rectiflow.schedules); the network must predict data.
+    """
 
     method: str = "euler"
     steps: int = 20
     guidance: float = 1.0
     shift: float = 1.0
+    exponential: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class EvaluationSettings:
-    """What `evaluate` measures: each sampler is written method-steps, for example euler-10."""
+    """What `evaluate` measures: each sampler is written method-steps, for example euler-10; `exponential` as for sampling."""
 
     samplers: list[str] = field(default_factory=lambda: ["euler-1", "euler-2", "euler-4", "euler-10", "midpoint-20"])
     count: int = 1000
     batch: int = 500
     guidance: float = 1.0
     seed: int = 1
+    exponential: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -250,13 +256,14 @@ class ReflowSettings:
 
     `fresh` starts the student from new weights; by default it starts from the teacher's. `condition_drop` is 0 because a
     pair's sample follows from its noise *and* its condition: without the latter the student can only blur, and the share of
-    steps is lost. Give the guidance to the teacher instead.
+    steps is lost. Give the guidance to the teacher instead. `exponential` is the teacher's, as for sampling.
     """
 
     pairs: int = 10000
     method: str = "midpoint"
     steps: int = 12
     guidance: float = 1.0
+    exponential: dict[str, float] = field(default_factory=dict)
     pair_batch: int = 500
     seed: int = 1
     fresh: bool = False
@@ -314,6 +321,7 @@ class PairsSettings:
     method: str = "midpoint"
     steps: int = 12
     guidance: float = 1.0
+    exponential: dict[str, float] = field(default_factory=dict)
     batch: int = 500
     seed: int = 1
     folder: str = ""

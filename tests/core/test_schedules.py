@@ -153,7 +153,8 @@ def test_masks_and_self_conditioning_stay_in_place() -> None:
 def test_settings_spell_rates() -> None:
     assert exponentials({"rotations": 10}) == {"rotations": Exponential(10.0)}
     flow, _ = oracle()
-    assert scheduled(flow, exponentials({})) is flow
+    for plain in (flow, Flow(lambda x, t: x)):
+        assert scheduled(plain, exponentials({})) is plain
 
 
 def test_what_cannot_be_scheduled_is_refused() -> None:

@@ -48,3 +48,23 @@ def test_third_party_domain_trains_samples_and_is_rectified(place: Path) -> None
     assert after["radius_error.euler.nfe_1"] < 0.5 * before["radius_error.euler.nfe_1"]
     assert after["straightness"] < 0.5 * before["straightness"]
     assert (rectified / "report.html").stat().st_size > 10_000
+    distilled = call(place, "distill", "rings", f"run={base}", "method=shortcut", "training.steps=150")
+    assert distilled.returncode == 0, distilled.stderr
+    student = place / "runs/rings/distilled"
+    figures = call(place, "evaluate", "rings", f"run={student}")
+    assert figures.returncode == 0, figures.stderr
+    assert "radius_error.jump.nfe_1" in json.loads((student / "metrics.json").read_text())
+    guided = call(place, "sample", "rings", f"run={student}", "guidance=2")
+    assert guided.returncode == 2
+    assert "guidance scale 2 is refused" in guided.stderr
+
+
+def test_schedules_of_components_are_settings(place: Path) -> None:
+    """Named on the command line they reach the flow, which here predicts velocities and so cannot be on one."""
+    base = place / "runs/rings/here/base"
+    assert (base / "config.yaml").read_text().count("exponential: {}") == 3  # sampling, evaluation, reflow
+    for verb in ("sample", "evaluate"):
+        refused = call(place, verb, "rings", f"run={base}", "exponential.point=10")
+        assert refused.returncode != 0
+        assert "predicts velocity" in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1

@@ -32,7 +32,10 @@ def squared_distances(x0: State, x1: State, mask: Mask = None, space: Space | No
 
 def flat_space(state: State) -> Space:
     """The space that a coupling takes a state's entries for when it is told none: flat."""
-    return Product(weights=None, **dict.fromkeys(state, Euclidean())) if isinstance(state, dict) else Euclidean()
+    if not isinstance(state, dict):
+        return Euclidean()
+    components: dict[str, Space] = dict.fromkeys(state, Euclidean())
+    return Product(weights=None, schedules=None, **components)
 
 
 def pairing_costs(

@@ -80,11 +80,12 @@ def _student_config(teacher: Trained, config: DictConfig, method: Method, folder
         "teacher": os.path.relpath(teacher.folder, folder),
         "model": plain["model"],
         "training": plain["training"],
-        "sampling": {**written["sampling"], "method": method.sampler, "steps": 1, "guidance": 1.0},
+        "sampling": {**written["sampling"], "method": method.sampler, "steps": 1, "guidance": 1.0, "exponential": {}},
         "evaluation": {
             **written["evaluation"],
             "samplers": [f"{method.sampler}-{steps}" for steps in STUDENT_STEPS],
             "guidance": 1.0,
+            "exponential": {},
         },
         "distill": distill,
     }

@@ -30,6 +30,7 @@ from rectiflow.records import (
 )
 from rectiflow.report import write_report
 from rectiflow.runs import lineage
+from rectiflow.schedules import exponentials, scheduled
 from rectiflow.solvers.catalogue import ADAPTIVE, solver
 from rectiflow.trained import Trained, open_run
 
@@ -48,7 +49,8 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     if config.count < 2 or config.batch < 1:
         raise ConfigError(f"count={config.count}, batch={config.batch}: count must be at least 2 and batch at least 1")
     trained = open_run(spec, Path(config.run), config.weights)
-    domain, flow, folder = trained.domain, trained.flow, trained.folder
+    domain, folder = trained.domain, trained.folder
+    flow = scheduled(trained.flow, exponentials(config.exponential))
     append_header(folder, domain.metrics, machine_info())
     references = domain.references(config.count, config.seed)
     for reference in references:
@@ -124,6 +126,7 @@ def report(spec: DomainSpec, folder: Path) -> Path:
 def _command(spec: DomainSpec, config: DictConfig, method: str, steps: int) -> str:
     sampler = method if method in ADAPTIVE else f"{method}-{steps}"
     extra = "" if config.guidance == 1 else f" guidance={config.guidance:g}"
+    extra += "".join(f" exponential.{name}={rate:g}" for name, rate in config.exponential.items())
     return (
         f"rectiflow evaluate {spec.name} run={config.run} 'samplers=[{sampler}]' "
         f"count={config.count} seed={config.seed}{extra}"

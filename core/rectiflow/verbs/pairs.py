@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,29 @@ from rich.progress import Progress
 from rectiflow.batch import Shape
 from rectiflow.rectify.generate import generate_pairs
 from rectiflow.rectify.pairs import PairStore
+from rectiflow.schedules import exponentials, scheduled
 from rectiflow.trained import Trained
 
 
-def make_pairs(teacher: Trained, folder: Path, *, count: int, method: str, steps: int, **settings: Any) -> PairStore:
-    """Make, or finish, a store of the teacher's pairs, with a bar of progress; arguments and errors as in `generate_pairs`."""
+def make_pairs(
+    teacher: Trained,
+    folder: Path,
+    *,
+    count: int,
+    method: str,
+    steps: int,
+    exponential: Mapping[str, float],
+    **settings: Any,
+) -> PairStore:
+    """Make, or finish, a store of the teacher's pairs, with a bar of progress.
+
+    `exponential` holds rates of sampling schedules by component; other arguments and errors as in `generate_pairs`.
+    """
     domain = teacher.domain
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"{count} pairs ({method}, {steps} steps)", total=count)
         return generate_pairs(
-            teacher.flow,
+            scheduled(teacher.flow, exponentials(exponential)),
             folder,
             count=count,
             shape=_per_sample(domain.sample_shape(1, {})),

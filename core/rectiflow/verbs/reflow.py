@@ -46,6 +46,7 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
         method=config.method,
         steps=config.steps,
         guidance=config.guidance,
+        exponential=config.exponential,
         batch=config.pair_batch,
         seed=config.seed,
     )
@@ -87,4 +88,7 @@ def _student_config(teacher: Trained, config: DictConfig, folder: Path) -> DictC
         },
     )
     written: Any = OmegaConf.to_container(student)  # plain, as it will be read back
+    for section in ("sampling", "evaluation"):
+        # The student's paths are the pairs' own, whatever schedule they were made on.
+        written[section] = {**written[section], "exponential": {}}
     return DictConfig(written)

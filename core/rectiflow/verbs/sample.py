@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from rectiflow.domain import DomainSpec
 from rectiflow.drawing import carry, draw_sources
 from rectiflow.errors import ConfigError, StorageError
+from rectiflow.schedules import exponentials, scheduled
 from rectiflow.trained import open_run
 
 
@@ -28,7 +29,7 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     request = {key: value for key, value in config.cond.items() if value is not None}
     cond = trained.domain.conditions(config.count, generator, **request)
     drawn = carry(
-        trained.flow,
+        scheduled(trained.flow, exponentials(config.exponential)),
         draw_sources(trained.domain, trained.flow, cond, config.count, generator),
         cond,
         method=config.method,
