@@ -70,6 +70,8 @@ class Flow:
         average: whether the model is `model(x, t, until=r, **cond)`, r (B,), and its output stands for the average velocity
             over [t, r] instead of the one at t; with r = t the two are the same.
         guidable: whether classifier-free guidance may be applied; False where the model was trained to have it already.
+        refines: whether the model, called as `model(x, t, velocity=v, **cond)`, says by how much the velocity here differs
+            from v, that of the place just before (FlowTurbo's refiner).
 
     Raises:
         ConfigError: `predicts` is unknown, latent noise on a curved space, or averages of scores or on a path with latent noise.
@@ -87,6 +89,7 @@ class Flow:
     score_model: Model | None = None
     average: bool = False
     guidable: bool = True
+    refines: bool = False
 
     def __post_init__(self) -> None:
         check_prediction(self.predicts)

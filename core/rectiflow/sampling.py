@@ -16,6 +16,7 @@ from rectiflow.flow import Flow
 from rectiflow.solvers.catalogue import ADAPTIVE, HALFWAY, SOLVERS, STOCHASTIC, check_solver, solver
 from rectiflow.solvers.diffusion import Amount
 from rectiflow.solvers.field import Observer, VelocityField
+from rectiflow.solvers.flow_turbo import Blocks
 from rectiflow.solvers.reversible_heun import Carried
 from rectiflow.times import check_grid, time_grid
 
@@ -61,6 +62,7 @@ def integrate(
     diffusion: Amount | None = None,
     last_step: str | None = None,
     auxiliary: Any = None,
+    blocks: Blocks | None = None,
 ) -> Solution:
     """Solve dx/dt = v(x, t) from a state at the first time of the grid to the last.
 
@@ -85,6 +87,7 @@ def integrate(
         diffusion: eps(t) of stochastic solvers: a form's name, a number, a function of t, or a `Diffusion`.
         last_step: how a stochastic solver ends: ode | mean | tweedie | full.
         auxiliary: the second state to start reversible_heun with, from `Solution.auxiliary` of the run to undo.
+        blocks: how many steps of which kind flow_turbo takes.
 
     Raises:
         ConfigError: both or neither of steps and times, a bad grid, an unknown method, an option or a space that the method does
@@ -96,7 +99,7 @@ def integrate(
     solve = solver(method)
     times = _times(steps, times, shift, method)
     grid = check_grid(times)
-    given: dict[str, Any] = {"rtol": rtol, "atol": atol, "max_nfe": max_nfe, "auxiliary": auxiliary}
+    given: dict[str, Any] = {"rtol": rtol, "atol": atol, "max_nfe": max_nfe, "auxiliary": auxiliary, "blocks": blocks}
     given |= {"diffusion": diffusion, "last_step": last_step, "generator": generator if method in STOCHASTIC else None}
     options = {name: value for name, value in given.items() if value is not None}
     check_solver(method, flow.space, options)
@@ -149,6 +152,7 @@ def sample(
     max_nfe: int | None = None,
     diffusion: Amount | None = None,
     last_step: str | None = None,
+    blocks: Blocks | None = None,
 ) -> Any:
     """Draw from the source and carry it to data: x1 of the given shape, batch axis included.
 
@@ -170,6 +174,7 @@ def sample(
         max_nfe=max_nfe,
         diffusion=diffusion,
         last_step=last_step,
+        blocks=blocks,
     )
     return solution.x
 

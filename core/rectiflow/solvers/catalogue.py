@@ -16,6 +16,7 @@ from rectiflow.solvers.dpmpp_3m import dpmpp_3m
 from rectiflow.solvers.euler import euler
 from rectiflow.solvers.euler_maruyama import euler_maruyama
 from rectiflow.solvers.fireflow import fireflow
+from rectiflow.solvers.flow_turbo import flow_turbo
 from rectiflow.solvers.heun import heun
 from rectiflow.solvers.implicit_midpoint import implicit_midpoint
 from rectiflow.solvers.jump import jump
@@ -40,6 +41,7 @@ SOLVERS: dict[str, Solver] = {
     "ab2": ab2,
     "fireflow": fireflow,
     "pseudo_corrector": pseudo_corrector,
+    "flow_turbo": flow_turbo,
     "reinterpolate": reinterpolate,
     "ddim": ddim,
     "dpm++2m": dpmpp_2m,
@@ -55,7 +57,9 @@ ADAPTIVE = frozenset({"dopri5"})
 STOCHASTIC = frozenset({"euler_maruyama", "stochastic_heun"})
 HALFWAY = frozenset({"midpoint", "rf_solver", "rk4", "fireflow", "implicit_midpoint"})
 """Solvers that evaluate in the middle of their steps."""
-ANY_SPACE = frozenset({"euler", "jump", "midpoint", "rf_solver", "heun", "rk4", "ab2", "fireflow", "pseudo_corrector"})
+ANY_SPACE = frozenset(
+    {"euler", "jump", "midpoint", "rf_solver", "heun", "rk4", "ab2", "fireflow", "pseudo_corrector", "flow_turbo"}
+)
 TOWARDS_DATA = frozenset({"ddim"})
 """Solvers that move on curved spaces as well if the flow predicts data, and only towards data."""
 _OPTIONS = {

@@ -112,6 +112,13 @@ class VelocityField:
             return self(x, time)
         return self._evaluate(x, self._row(time), self._cond, "velocity", time, self._row(until))
 
+    def refined(self, x: Any, time: float, velocity: Any) -> Any:
+        """Velocity at (x, t) from that of the place just before, by the flow's refiner; by the flow where it has none."""
+        if not self.flow.refines:
+            return self(x, time)
+        correction = self.flow.model(x, self._row(time), velocity=velocity, **self._cond)
+        return self.flow.space.combine((velocity, correction), (1, 1))
+
     def data(self, x: Any, time: float) -> Any:
         """Data estimate E[x1 | x_t = x] at state x and time t, at the price of one velocity."""
         return self.predict(x, time, "data")

@@ -128,6 +128,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         patch: int = 1,
         until: bool = False,
+        refiner: int = 0,
         *,
         generator: torch.Generator,
     ) -> None:
@@ -171,12 +172,26 @@ class UNet(nn.Module):
         self.joins = [True] * blocks + [False, *[True] * blocks] * (len(widths) - 1)
         self.norm = _group_norm(widths[0])
         self.output = convolution(widths[0], channels * patch**2, 3, generator=generator, zero=True)
+        self.refiner: UNet | None = None
+        if refiner:
+            self.refiner = UNet(
+                2 * channels, size, classes, refiner, multipliers, blocks, (), patch=patch, generator=generator
+            )
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, until: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        until: Tensor | None = None,
+        velocity: Tensor | None = None,
+    ) -> Tensor:
         """Return the velocity (B, C, H, W) at images x (B, C, H, W), times t (B,) in [0, 1] and labels (B,).
 
-        With `until` (B,), the average velocity from t to there.
+        With `until` (B,), the average velocity from t to there. With `velocity` (B, C, H, W), the refiner's correction of it.
         """
+        if velocity is not None:
+            return self._correction(x, t, label, velocity)
         if x.shape[1:] != (self.channels, *self.size):
             raise ConfigError(
                 f"the images have shape {tuple(x.shape)}; this network was built for (batch, {self.channels}, "
@@ -196,6 +211,12 @@ class UNet(nn.Module):
                 x = torch.cat([x, skips.pop()], dim=1)
             x = stage(x, condition)
         return F.pixel_shuffle(self.output(F.silu(self.norm(x))), self.patch)
+
+    def _correction(self, x: Tensor, t: Tensor, label: Tensor | None, velocity: Tensor) -> Tensor:
+        if self.refiner is None:
+            raise ConfigError("this network has no refiner; build it with one: model.refiner=8 is its width")
+        correction: Tensor = self.refiner(torch.cat([x, velocity], dim=1), t, label)
+        return correction[:, : self.channels]
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

@@ -162,7 +162,7 @@ def test_the_gradient_of_exponential_growth() -> None:
 def test_a_nan_names_a_step_for_every_method(method: str) -> None:
     """The model breaks from t = 0.5 on: in step 6 of 10, or already in the stage of step 5 that looks ahead."""
     flow = Flow(lambda x, t: torch.where(t[:, None] > 0.499, torch.nan, -x))
-    ahead = method in {"heun", "rk4", "pseudo_corrector", "stochastic_heun", "reversible_heun", "unipc"}
+    ahead = method in {"heun", "rk4", "pseudo_corrector", "stochastic_heun", "reversible_heun", "unipc", "flow_turbo"}
     with pytest.raises(NonFiniteError, match=f"at step {5 if ahead else 6} of 10"):
         integrate(flow, torch.ones(2, 1), method=method, **grid(method, 10))
 
