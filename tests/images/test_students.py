@@ -1,0 +1,112 @@
+"""Students of image flows: a second time that starts as if it were not there, and `rectiflow distill` end to end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from rectiflow.cli import main
+from rectiflow.errors import ConfigError
+from rectiflow.flow import Flow
+from rectiflow.rectify.derivative import Direction, along
+from rectiflow.trained import load_what_fits
+from rectiflow_images.transformer import Transformer
+from rectiflow_images.unet import UNet
+
+
+@pytest.fixture(autouse=True)
+def single(float32: None) -> None:
+    """Networks are tested in the dtype that they train in."""
+
+
+def network(kind: str, until: bool, seed: int = 0) -> nn.Module:
+    """A small network, its weights moved off their first values, the zeros of a new second time excepted."""
+    generator = torch.Generator().manual_seed(seed)
+    made: nn.Module
+    if kind == "unet":
+        made = UNet(1, 8, 3, 8, head_width=4, until=until, generator=generator)
+    else:
+        made = Transformer(1, 8, 3, width=16, depth=2, heads=2, until=until, generator=generator)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "condition.step" not in name:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return made
+
+
+X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+T, UNTIL = torch.tensor([0.0, 0.3, 0.5, 0.9]), torch.tensor([1.0, 0.4, 0.5, 1.0])
+LABEL = torch.tensor([0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("kind", ["unet", "transformer"])
+def test_a_student_starts_equal_to_its_teacher(kind: str) -> None:
+    teacher, student = network(kind, until=False), network(kind, until=True, seed=5)
+    load_what_fits(student, teacher.state_dict())
+    expected = teacher(X, T, LABEL)
+    assert torch.equal(student(X, T, LABEL, until=UNTIL), expected)
+    assert torch.equal(student(X, T, LABEL), expected)
+    student(X, T, LABEL, until=UNTIL).square().sum().backward()
+    assert student.condition.step[2].weight.grad.abs().max() > 0  # type: ignore[union-attr,index]
+    with torch.no_grad():
+        student.condition.step[2].weight.normal_(generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr,index]
+    moved = (student(X, T, LABEL, until=UNTIL) - student(X, T, LABEL)).flatten(1).abs().amax(1)
+    assert (moved > 0).tolist() == (UNTIL > T).tolist()
+    with pytest.raises(ConfigError, match="build it with until=True"):
+        teacher(X, T, LABEL, until=UNTIL)
+    with pytest.raises(ConfigError, match="use fresh=true"):
+        load_what_fits(teacher, student.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["unet", "transformer"])
+def test_derivatives_of_the_networks_are_differences(kind: str) -> None:
+    student = network(kind, until=True).double()
+    if kind == "transformer":
+        student.table = student.table.double()  # type: ignore[union-attr,operator,assignment]
+    with torch.no_grad():
+        student.condition.step[2].weight.normal_(std=0.1, generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr,index]
+    x, t, until = X.double(), T.double(), UNTIL.double()
+    v = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    flow = Flow(student, average=True)
+    for direction in (Direction(v, 1.0, 0.0), Direction(None, 0.0, 1.0)):
+        value, slope = along(flow, x, t, until, {"label": LABEL}, direction)
+        again, difference = along(flow, x, t, until, {"label": LABEL}, direction, derivative="difference", step=1e-6)
+        torch.testing.assert_close(value, again, atol=1e-12, rtol=1e-10)
+        assert slope.abs().max() > 0.01
+        torch.testing.assert_close(slope, difference, atol=1e-5 * float(slope.abs().max()), rtol=1e-4)
+
+
+def test_distill_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECTIFLOW_CACHE", str(tmp_path / "cache"))
+    few = ["training.steps=2", "training.batch=16", "training.log_every=1", "training.tensorboard=false"]
+    assert main(["train", "images", "model.width=16", *few]) == 0
+    run = "run=runs/images/base"
+    assert main(["distill", "images", run, "name=mean", "method=mean_flow", "method.jumps=0.5", *few]) == 0
+    place = "method.layers=[middle.0]"
+    assert main(["distill", "images", run, "name=dm1", "method=dispersive", place, *few]) == 0
+    smaller = ["model.width=8", "model.head_width=8", "fresh=true"]
+    assert main(["distill", "images", run, "name=small", "method=shortcut", *smaller, *few]) == 0
+    for name in ("mean", "dm1", "small"):
+        assert main(["sample", "images", f"run=runs/images/{name}", "count=2", f"out={name}"]) == 0
+        assert "2 samples, 1 evaluations" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "runs/images/dm1/metrics.jsonl").read_text().splitlines()]
+    assert all("dispersion" in line and "error" in line for line in lines if "loss" in line)
+    for wrong, says in {
+        "method=meanflow": "allowed: mean_flow, ",
+        "method.jumps=2": "jumps of MeanFlow is 2",
+        "method.jump=1": "did you mean method.jumps",
+        "model.patch=2": "use fresh=true for another network",
+        "pairs.count=0": "pairs.count=0 is not allowed",
+        "name=base": "the teacher's own folder",
+    }.items():
+        capsys.readouterr()
+        assert main(["distill", "images", run, "name=wrong", wrong, *few]) != 0
+        assert says in capsys.readouterr().err
+        assert not (tmp_path / "runs/images/wrong").exists()
