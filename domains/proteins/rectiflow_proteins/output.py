@@ -26,7 +26,9 @@ def write_structure(path: Path, models: Sequence[Tensor], sequence: str = "", ti
         DataError: a coordinate that is not finite, or that PDB's eight columns cannot hold.
     """
     if path.suffix not in (".pdb", ".cif"):
-        raise ConfigError(f"{path.name} ends in {path.suffix!r}; structures are written as .pdb or .cif: change the ending")
+        raise ConfigError(
+            f"{path.name} ends in {path.suffix!r}; structures are written as .pdb or .cif: change the ending"
+        )
     shapes = {tuple(model.shape) for model in models}
     length = len(models[0]) if models else 0
     if len(shapes) != 1 or models[0].shape[1:] != (4, 3) or (sequence and len(sequence) != length):

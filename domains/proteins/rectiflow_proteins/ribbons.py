@@ -48,10 +48,9 @@ def ribbon(atoms: Tensor, sides: int = _SIDES, steps: int = STEPS) -> Ribbon:
     nearest = (torch.linspace(0, len(atoms) - 1, len(path)).round()).long()
     half_width = _arrows(states, steps, matrix @ width)
     angles = torch.arange(sides) * 2 * math.pi / sides
-    ring = (
-        torch.cos(angles)[None, :, None] * (half_width[:, None, None] * sideways[:, None])
-        + torch.sin(angles)[None, :, None] * ((matrix @ thickness)[:, None, None] * upwards[:, None])
-    )
+    ring = torch.cos(angles)[None, :, None] * (half_width[:, None, None] * sideways[:, None]) + torch.sin(angles)[
+        None, :, None
+    ] * ((matrix @ thickness)[:, None, None] * upwards[:, None])
     return Ribbon((path[:, None] + ring).numpy(), states[nearest].numpy())
 
 
