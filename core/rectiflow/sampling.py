@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rectiflow.batch import Cond, Shape, State, parts
-from rectiflow.control.guidance import NO_GUIDANCE, Guidance
+from rectiflow.control.guidance import Guidance
 from rectiflow.errors import ConfigError, NonFiniteError
 from rectiflow.flow import Flow
 from rectiflow.solvers.catalogue import ADAPTIVE, HALFWAY, SOLVERS, STOCHASTIC, check_solver, solver
@@ -18,7 +18,7 @@ from rectiflow.solvers.diffusion import Amount
 from rectiflow.solvers.field import Observer, VelocityField
 from rectiflow.solvers.flow_turbo import Blocks
 from rectiflow.solvers.reversible_heun import Carried
-from rectiflow.times import check_grid, time_grid
+from rectiflow.times import check_grid, grid_points
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def integrate(
     method: str = "euler",
     shift: float = 1.0,
     cond: Cond | None = None,
-    guidance: Guidance | float = NO_GUIDANCE,
+    guidance: Guidance | float = 1.0,
     trajectory: bool = False,
     observe: Observer | None = None,
     differentiable: bool = False,
@@ -97,8 +97,7 @@ def integrate(
         NonFiniteError: the state is NaN or infinite; the message names the step where it first was.
     """
     solve = solver(method)
-    times = _times(steps, times, shift, method)
-    grid = check_grid(times)
+    grid = _grid(steps, times, shift, method)
     given: dict[str, Any] = {"rtol": rtol, "atol": atol, "max_nfe": max_nfe, "auxiliary": auxiliary, "blocks": blocks}
     given |= {"diffusion": diffusion, "last_step": last_step, "generator": generator if method in STOCHASTIC else None}
     options = {name: value for name, value in given.items() if value is not None}
@@ -130,7 +129,7 @@ def integrate(
                 f"sampling gave NaN or infinite values at step {first} of {len(grid) - 1} ({method}); "
                 "check the weights and the conditions"
             )
-    taken = times.detach().to("cpu", torch.float64)
+    taken = torch.tensor(grid, dtype=torch.float64)
     return Solution(end, field.evaluations, taken, [*states, end] if trajectory else None, auxiliary)
 
 
@@ -143,7 +142,7 @@ def sample(
     method: str = "euler",
     shift: float = 1.0,
     cond: Cond | None = None,
-    guidance: Guidance | float = NO_GUIDANCE,
+    guidance: Guidance | float = 1.0,
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
@@ -204,7 +203,7 @@ def invert(
         allowed = ", ".join(sorted(set(SOLVERS) - STOCHASTIC))
         raise ConfigError(f"inversion got the stochastic method {method!r}; allowed: {allowed}")
     if times is None and (steps is not None or method in ADAPTIVE):
-        times, steps = _times(steps, None, shift, method).flip(0), None
+        times, steps = torch.tensor(_grid(steps, None, shift, method)[::-1], dtype=torch.float64), None
     if times is not None and times.ndim == 1 and times.numel() > 1 and bool(times[0] < times[-1]):
         raise ConfigError(
             f"inversion got times from {float(times[0]):g} to {float(times[-1]):g}; they must decrease from 1 towards 0"
@@ -214,16 +213,17 @@ def invert(
     ).x
 
 
-def _times(steps: int | None, times: Tensor | None, shift: float, method: str) -> Tensor:
+def _grid(steps: int | None, times: Tensor | None, shift: float, method: str) -> list[float]:
     """The grid to walk on, from whichever of the two was given."""
     if method in ADAPTIVE:
         if steps is not None:
             raise ConfigError(f"method {method!r} got steps {steps} but chooses its own; give rtol and atol instead")
-        return torch.tensor([0.0, 1.0], dtype=torch.float64) if times is None else times
+        return [0.0, 1.0] if times is None else check_grid(times)
     if (steps is None) == (times is None):
         seen = "both" if steps is not None else "neither"
         raise ConfigError(f"integrate got {seen} of steps and times; give exactly one of them")
-    return time_grid(steps, shift) if steps is not None else times  # type: ignore[return-value]  # one of them is there
+    # Made of plain numbers, a grid needs no tensor to be read back, at which torch.compile would cut the solve in two.
+    return grid_points(steps, shift) if times is None else check_grid(times)  # type: ignore[arg-type]  # steps is there
 
 
 def _finite(state: State) -> bool:

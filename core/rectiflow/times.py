@@ -6,6 +6,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -107,7 +108,10 @@ class Mode(TimeLaw):
         return (1 - u - self.scale * (torch.cos(math.pi / 2 * u).square() - 1 + u)).clamp(0, 1)
 
 
-def shift_time(t: Tensor, shift: float) -> Tensor:
+Time = TypeVar("Time", Tensor, float)
+
+
+def shift_time(t: Time, shift: float) -> Time:
     """Move times towards the noise end for large states, or towards data for shift < 1.
 
     On noise time tau = 1 - t this is tau -> shift tau / (1 + (shift - 1) tau); the ends stay, shift(shift(t, a), b) =
@@ -124,15 +128,20 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
     )  # this form of the formula keeps both ends exact, so that a grid never leaves [0, 1]
 
 
-def time_grid(steps: int, shift: float = 1.0) -> Tensor:
-    """Increasing grid (steps + 1,) from 0 to 1 in float64 on the CPU, uniform before the shift.
+def grid_points(steps: int, shift: float = 1.0) -> list[float]:
+    """Increasing times from 0 to 1, steps + 1 of them, uniform before the shift.
 
     Raises:
         ConfigError: steps < 1 or shift <= 0.
     """
     if steps < 1:
         raise ConfigError(f"steps is {steps}; allowed: an integer of at least 1")
-    return shift_time(torch.linspace(0, 1, steps + 1, dtype=torch.float64), shift)
+    return [shift_time(i / steps, shift) for i in range(steps + 1)]
+
+
+def time_grid(steps: int, shift: float = 1.0) -> Tensor:
+    """The times of `grid_points` as a tensor (steps + 1,) in float64 on the CPU; errors as there."""
+    return torch.tensor(grid_points(steps, shift), dtype=torch.float64)
 
 
 def check_grid(times: Tensor) -> list[float]:

@@ -52,12 +52,12 @@ class VelocityField:
         flow: Flow,
         like: State,
         cond: Cond | None = None,
-        guidance: Guidance = NO_GUIDANCE,
+        guidance: Guidance | None = None,
         times: Sequence[float] = (),
         checkpoint: bool = False,
     ) -> None:
         self.flow = flow
-        self.guidance = guidance
+        self.guidance = guidance = NO_GUIDANCE if guidance is None else guidance
         self.evaluations = 0
         self._cond: dict[str, Any] = dict(cond or {})
         self._size = batch_size(like)
@@ -171,7 +171,8 @@ class VelocityField:
 
     def weights(self, kind: Prediction, target: Prediction, time: float) -> tuple[float, float] | None:
         """Weights of state and prediction in `convert`, where it is a weighted sum with numbers known beforehand, else None."""
-        if not self._scalar or (self.flow.source is not None and "score" in (kind, target)):
+        sourced = self.flow.source is not None and "score" in (kind, target)
+        if not self._scalar or sourced or torch.compiler.is_compiling():
             return None
         table = self._weights.get((kind, target))
         if table is None:
@@ -198,6 +199,8 @@ class VelocityField:
         weights = self.weights(kind, target, time)
         if weights is not None:
             return self.flow.space.combine((x, prediction), weights)
+        if self._scalar and torch.compiler.is_compiling():
+            t = torch.full_like(t, time, dtype=torch.float64)  # as exact as plain numbers, which tracing cannot read
         return self.flow.convert(prediction, kind, target, x, t, cond)
 
     def _conversion_weights(self, kind: Prediction, target: Prediction) -> dict[float, tuple[float, float]]:

@@ -174,27 +174,3 @@ def test_same_start_same_bits(method: str) -> None:
     ends = [integrate(flow, x, method=method, **grid(method, 5)).x for _ in range(2)]
     assert torch.equal(*ends)
     assert torch.equal(x, before)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own imports
-@pytest.mark.parametrize("method", ["euler", "rk4", "fireflow", "unipc"])
-def test_compiled_model_and_compiled_solve_equal_the_plain_ones(method: str) -> None:
-    torch.compiler.reset()
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(3, 2, generator=generator, dtype=torch.float32)
-    x = torch.randn(5, 2, generator=generator, dtype=torch.float32)
-
-    def model(x: Tensor, t: Tensor) -> Tensor:
-        return torch.tanh(torch.cat([x, t[:, None]], 1) @ weights)
-
-    flow = Flow(model)
-
-    def solve(x: Tensor) -> Tensor:
-        end: Tensor = integrate(flow, x, steps=6, method=method).x
-        return end
-
-    plain = solve(x)
-    part = integrate(Flow(torch.compile(model)), x, steps=6, method=method).x
-    torch.testing.assert_close(part, plain, atol=1e-5, rtol=0)
-    torch.testing.assert_close(torch.compile(solve)(x), plain, atol=1e-5, rtol=0)
