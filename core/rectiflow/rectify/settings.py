@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,9 +64,117 @@ class DispersiveSettings:
     margin: float = 1.0
 
 
+def _target(name: str, **values: float) -> Callable[[], dict[str, Any]]:
+    return lambda: {"_target_": f"rectiflow.{name}", **values}
+
+
+@dataclass
+class RectifiedFlowSettings:
+    """Reflow on stored pairs, along the flow's own path (from a diffusion model: Rectified Diffusion)."""
+
+    _target_: str = "rectiflow.rectify.rectified_flow.RectifiedFlow"
+    times: Any = field(default_factory=_target("times.Uniform"))
+    distance: Any = field(default_factory=_target("rectify.distances.Squared"))
+    compare: str | None = None
+    perceptual: Any = None
+    annealing: Any = None
+    condition_drop: float = 0.0
+
+
+@dataclass
+class RectifiedFlowPlusSettings(RectifiedFlowSettings):
+    """2-RF++: reflow with times at both ends and the pseudo-Huber distance, a perceptual one beside it if given."""
+
+    times: Any = field(default_factory=_target("times.UShaped", sharpness=4.0))
+    distance: Any = field(default_factory=_target("rectify.distances.PseudoHuber", scale=0.00054))
+
+
+@dataclass
+class SlimFlowSettings(RectifiedFlowSettings):
+    """Annealing reflow, from fresh noise to the pairs' own: for a smaller student (`fresh=true model.width=16`)."""
+
+    annealing: Any = field(default_factory=_target("rectify.annealing.Annealing", steps=1000))
+
+
+@dataclass
+class OneStepSettings:
+    """Distillation into one step (or K) on stored pairs, after reflow; with guidance in the pairs it is InstaFlow."""
+
+    _target_: str = "rectiflow.rectify.one_step.OneStep"
+    steps: int = 1
+    distance: Any = field(default_factory=_target("rectify.distances.Squared"))
+    perceptual: Any = None
+
+
+@dataclass
+class GuidedDistillationSettings:
+    """SlimFlow's distillation: one step from pairs and from the teacher's second look."""
+
+    _target_: str = "rectiflow.rectify.guided_distillation.GuidedDistillation"
+    low: float = 0.2
+    high: float = 0.8
+    distance: Any = field(default_factory=_target("rectify.distances.Squared"))
+    perceptual: Any = None
+
+
+@dataclass
+class PhasedSettings:
+    """Straight between the times of a grid: PeRFlow, BOSS's fine-tuning, phased Rectified Diffusion."""
+
+    _target_: str = "rectiflow.rectify.phased.Phased"
+    times: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
+    solver_steps: int = 4
+    solver: str = "midpoint"
+    guidance: float = 1.0
+    distance: Any = field(default_factory=_target("rectify.distances.Squared"))
+
+
+@dataclass
+class MarginalTransportSettings:
+    """MDT-dist: the average velocity from each time to the data, by velocity matching and distillation."""
+
+    _target_: str = "rectiflow.rectify.marginal_transport.MarginalTransport"
+    times: Any = field(default_factory=_target("times.LogitNormal", mean=0.0, std=1.0, uniform=0.1))
+    matching: float = 1.0
+    distillation: float = 1.0
+    guidance: float = 1.0
+    distillation_guidance: float = 1.0
+    normalise: bool = False
+    derivative: str = "forward"
+
+
+@dataclass
+class FlowTurboSettings:
+    """A small refiner beside the flow, for a few cheap steps (`model.refiner=8` is its width)."""
+
+    _target_: str = "rectiflow.rectify.refiner.FlowTurbo"
+    reach: float = 0.12
+    guidance: float = 1.0
+
+
+@dataclass
+class OnlineSettings:
+    """A method for stored pairs (`method.method`), on pairs that the teacher makes for each batch."""
+
+    _target_: str = "rectiflow.rectify.online.Online"
+    method: Any = field(default_factory=RectifiedFlowSettings)
+    steps: int = 12
+    solver: str = "midpoint"
+    guidance: float = 1.0
+
+
 METHODS: dict[str, type] = {
     "mean_flow": MeanFlowSettings,
     "shortcut": ShortcutSettings,
     "flow_map": FlowMapSettings,
     "dispersive": DispersiveSettings,
+    "rectified_flow": RectifiedFlowSettings,
+    "rectified_flow_plus": RectifiedFlowPlusSettings,
+    "slim_flow": SlimFlowSettings,
+    "one_step": OneStepSettings,
+    "guided_distillation": GuidedDistillationSettings,
+    "phased": PhasedSettings,
+    "marginal_transport": MarginalTransportSettings,
+    "flow_turbo": FlowTurboSettings,
+    "online": OnlineSettings,
 }

@@ -68,6 +68,7 @@ class UNetSettings:
     dropout: float = 0.0
     patch: int = 1
     until: bool = False
+    refiner: int = 0
 
 
 @dataclass

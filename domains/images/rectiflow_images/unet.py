@@ -106,8 +106,9 @@ class UNet(nn.Module):
     the resolutions (the smaller side) that attend, of which the coarsest includes the middle; None lets the middle
     alone attend. `patch` folds each patch x patch square of pixels into channels before the first level, which
     leaves 1/patch^2 of the positions to compute. With `until` it gives average velocities, v(x, t, label, until). With
-    `classes` > 0 the label is an integer in 0..classes, where
-    `classes` itself is the null label of classifier-free guidance.
+    `refiner` > 0 a second U-Net of that width stands beside it, without attention, which corrects a velocity,
+    v(x, t, label, velocity=v). With `classes` > 0 the label is an integer in 0..classes, where `classes` itself is the
+    null label of classifier-free guidance.
 
     Raises ConfigError for a size that the levels do not halve evenly, a resolution in `attention` that no level has,
     widths or counts that are not positive, and a dropout outside [0, 1); a call raises it for an image or label that
