@@ -167,6 +167,16 @@ def test_steering_by_a_linear_reward_tilts_a_gaussian(strength: float) -> None:
     assert 0 < int(found.survivors) < 20_000
 
 
+def test_steering_may_start_on_the_way() -> None:
+    """From samples of p_0.5, whose estimates differ: their own rewards count, so that the gains add up to that of the data."""
+    r = torch.tensor([0.8, 0.6])
+    prior = GaussianFlow(MEAN, COVARIANCE)
+    halfway = 0.5 * prior.sample(6000, torch.Generator().manual_seed(0)) + 0.5 * normal(6000, 2, seed=1)
+    times = torch.linspace(0.5, 1, 41)
+    found = steer(prior.flow(), halfway, lambda x: x @ r, times=times, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(found.x.mean(0), MEAN + COVARIANCE @ r, atol=0.1, rtol=0)
+
+
 def test_steering_by_nothing_is_plain_sampling_without_resampling() -> None:
     flow = GaussianFlow(MEAN, COVARIANCE).flow()
     found = steer(flow, normal(500, 2), lambda x: x[:, 0], strength=0.0, steps=5, generator=torch.Generator())
