@@ -14,6 +14,7 @@ import os
 import sys
 import time
 
+import averages
 import controlling
 import densities
 import geometry
@@ -30,6 +31,7 @@ CATALOGUE = (
     *pairing.MUTANTS,
     *densities.MUTANTS,
     *controlling.MUTANTS,
+    *averages.MUTANTS,
 )
 
 
