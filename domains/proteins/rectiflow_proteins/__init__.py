@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rectiflow.domain import DomainSpec
-from rectiflow_proteins.settings import DATA, MODELS
+from rectiflow_proteins.settings import DATA, MODELS, BackboneConditions
 
 SPEC = DomainSpec(
     name="proteins",
@@ -12,6 +12,7 @@ SPEC = DomainSpec(
     recipes="rectiflow_proteins.conf",
     default_recipe="grammar",
     groups={"data": DATA, "model": MODELS},
+    conditions=BackboneConditions,
     datasets={"chains": "backbones of real protein chains, 40 to 300 residues (97 MB of packages)"},
     fetcher="rectiflow_proteins.fetching:fetch",
     requires={"biotite": "proteins", "gemmi": "proteins"},

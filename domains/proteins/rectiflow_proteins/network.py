@@ -129,7 +129,7 @@ class BackboneNetwork(nn.Module):
     def __init__(
         self,
         width: int = 96,
-        pair_width: int = 16,
+        pair_width: int = 32,
         blocks: int = 4,
         heads: int = 4,
         head_width: int = 16,
@@ -150,10 +150,10 @@ class BackboneNetwork(nn.Module):
         self.place = linear(3 + 3 + 9 + 2 * reach * CHAIN_NUMBERS, width, generator=generator)
         self.offset = embedding(2 * OFFSETS + 1, pair_width, generator=generator)
         self.centers = torch.linspace(0, FARTHEST, bins)
-        self.pair = linear(2 * (bins + PAIR_NUMBERS), 2 * pair_width, generator=generator)
-        self.pair_out = linear(2 * pair_width, pair_width, generator=generator)
+        self.pair = linear(2 * (bins + PAIR_NUMBERS), pair_width, generator=generator)
+        self.pair_out = linear(pair_width, pair_width, generator=generator)
         self.bias = linear(pair_width, heads * blocks, generator=generator)
-        self.motif = linear(bins + PAIR_NUMBERS + 1, 2 * pair_width, generator=generator) if "motif" in told else None
+        self.motif = linear(bins + PAIR_NUMBERS + 1, pair_width, generator=generator) if "motif" in told else None
         self.motif_mark = embedding(2, width, generator=generator) if "motif" in told else None
         self.reach = reach
         self.blocks = nn.ModuleList(
@@ -239,7 +239,7 @@ class BackboneNetwork(nn.Module):
         return {"translations": centred(positions, present) / ANGSTROM, "rotations": q}
 
     def _motif_pairs(self, motif: Tensor, translations: Tensor | None, rotations: Tensor | None) -> Tensor:
-        """Hidden pair features (B, N, N, 2 pair_width) of the motif's frames, zero outside of it."""
+        """Hidden pair features (B, N, N, pair_width) of the motif's frames, zero outside of it."""
         if translations is None or rotations is None or self.motif is None:
             raise ConfigError("a motif came without its frames; give motif_translations and motif_rotations too")
         inside = motif[..., None].to(translations.dtype)

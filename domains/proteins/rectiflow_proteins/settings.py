@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -36,5 +37,47 @@ class FolderSettings:
     on_error: str = "skip"
 
 
+@dataclass
+class BackboneSettings:
+    """Point attention over frames; `told` lists what it may be asked for, of content | labels | motif."""
+
+    _target_: str = "rectiflow_proteins.network.BackboneNetwork"
+    width: int = 96
+    pair_width: int = 32
+    blocks: int = 4
+    heads: int = 4
+    head_width: int = 16
+    query_points: int = 4
+    value_points: int = 6
+    reach: int = 4
+    bins: int = 16
+    expansion: int = 3
+    told: list[str] = field(default_factory=lambda: ["content"])
+
+
+@dataclass
+class PaperSettings(BackboneSettings):
+    """The size of the published networks, 17 M parameters."""
+
+    width: int = 256
+    pair_width: int = 128
+    blocks: int = 6
+    heads: int = 8
+    head_width: int = 128
+    query_points: int = 8
+    value_points: int = 12
+    bins: int = 22
+
+
+@dataclass
+class BackboneConditions:
+    """What to draw: residues (`length`, one or a list), shares of `helix` and `strand`, or `labels` such as CCHHHHHCC."""
+
+    length: Any = None
+    helix: Any = None
+    strand: Any = None
+    labels: Any = None
+
+
 DATA: dict[str, type] = {"grammar": GrammarSettings, "chains": ChainsSettings, "folder": FolderSettings}
-MODELS: dict[str, type] = {}
+MODELS: dict[str, type] = {"backbone": BackboneSettings, "paper": PaperSettings}
