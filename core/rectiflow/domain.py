@@ -146,6 +146,10 @@ class Domain(ABC):
             traits["null"] = None
         return Flow(network, interpolant=interpolant, predicts=config.predicts, independent=independent, **traits)
 
+    def view(self, x: State, cond: Cond) -> str | None:
+        """A self-contained html page to look closer at the samples of a strip, or None; `report.html` shows it in a frame."""
+        return None
+
     def picture_conditions(self, generator: torch.Generator) -> tuple[int, Cond]:
         """How many samples a strip shows, and their conditions."""
         return 16, self.conditions(16, generator)

@@ -40,7 +40,7 @@ class Row:
     """One sampler setting, measured.
 
     `nfe` is the number of function evaluations a sample as counted by the solver (a mean for adaptive ones), `count`
-    the number of samples, `strip` a PNG of samples relative to the run folder.
+    the number of samples, `strip` a PNG of samples and `view` an html page of them, relative to the run folder.
     """
 
     method: str
@@ -53,6 +53,7 @@ class Row:
     seconds_per_sample: float
     command: str
     strip: str | None = None
+    view: str | None = None
 
     @property
     def key(self) -> tuple[str, int, float]:

@@ -50,7 +50,9 @@ class Picture:
 def write_report(
     runs: Sequence[Path], path: Path, *, title: str, summary: str = "", labels: Sequence[str] | None = None
 ) -> Path:
-    """Write one html file, without scripts or outside requests, about a run and those it was rectified from.
+    """Write one html file, without outside requests, about a run and those it was rectified from.
+
+    The only scripts are those of a domain's own view, which stands in a sandboxed frame.
 
     `runs` goes from the base to the newest; `labels` names them in the text (by default, their folder's name); `summary`
     says in one sentence what was trained on what. What a run does not hold is left out, and the page says so.
@@ -204,10 +206,24 @@ def _pictures(records: Sequence[RunRecord], side: int) -> dict[str, Any]:
     )
     return {
         "strips": strips,
+        "view": _view(records),
         "real": real,
         "same_noise": len({row.seed for row in shown}) == 1,
         "previews": [(record.label, pictures) for record in records if (pictures := _previews(record, side))],
     }
+
+
+def _view(records: Sequence[RunRecord]) -> tuple[str, str] | None:
+    """Caption and page of the newest run's view at the largest NFE; None without one, or when it is too long for a report."""
+    rows = [row for row in records[-1].evaluation.rows if row.view]
+    if not rows:
+        return None
+    row = max(rows, key=lambda row: row.nfe)
+    path = (records[-1].folder / (row.view or "")).resolve()
+    inside = path.is_relative_to(records[-1].folder.resolve()) and path.is_file()
+    if not inside or path.stat().st_size > SIZE_LIMIT // 4:
+        return None
+    return _caption(records[-1], row), path.read_text(encoding="utf-8", errors="replace")
 
 
 def _strip(record: RunRecord, nfe: float, side: int) -> Picture | None:

@@ -26,6 +26,7 @@ from rectiflow.records import (
     flat_metrics,
     machine_info,
     read_evaluation,
+    write_atomically,
     write_metrics,
 )
 from rectiflow.report import write_report
@@ -68,6 +69,9 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
         picture = Path("samples") / f"strip-{method}-{steps}.png"
         (folder / "samples").mkdir(exist_ok=True)
         domain.picture(strip.x, strip_cond).save(folder / picture)
+        page = domain.view(strip.x, strip_cond)
+        if page is not None:
+            write_atomically(folder / picture.with_suffix(".html"), page)
         row = Row(
             method=method,
             steps=steps,
@@ -79,6 +83,7 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
             seconds_per_sample=drawn.seconds / config.count,
             command=_command(spec, config, method, steps),
             strip=str(picture),
+            view=None if page is None else str(picture.with_suffix(".html")),
         )
         append(folder, row)
         rows.append(row)
