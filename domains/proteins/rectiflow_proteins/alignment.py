@@ -96,12 +96,13 @@ def _tm(x: Tensor, x_mask: Tensor, y: Tensor, y_mask: Tensor) -> Tensor:
             rotation, shift = superpose(x, goal, _closeness(gap, wide).square() * aligned)
         gap = (x @ rotation.mT + shift[:, None] - goal).square().sum(-1)
         best = torch.maximum(best, (_closeness(gap, scale) * aligned).sum(1) / length)
-    return best.unflatten(0, (-1, KEPT)).amax(1)
+    scores: Tensor = best.reshape(-1, KEPT).amax(1)
+    return scores
 
 
 def _seeds(x: Tensor, x_mask: Tensor, y: Tensor, y_mask: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Rotations (P, K, 3, 3) and shifts (P, K, 3) of the most promising superpositions of a fragment on a fragment."""
-    size = int(min(FRAGMENT, x_mask.sum(1).min(), y_mask.sum(1).min()))
+    size = min(FRAGMENT, int(x_mask.sum(1).min()), int(y_mask.sum(1).min()))
     starts_x, starts_y = _starts(x_mask, size), _starts(y_mask, size)
     offset = torch.arange(size, device=x.device)
     batch = torch.arange(len(x), device=x.device)[:, None, None]
@@ -112,7 +113,7 @@ def _seeds(x: Tensor, x_mask: Tensor, y: Tensor, y_mask: Tensor, scale: Tensor) 
     rotations, shifts = superpose(pieces_x[:, :, None].expand(shape), pieces_y[:, None].expand(shape))
     rotations, shifts = rotations.flatten(1, 2), shifts.flatten(1, 2)
     moved = torch.einsum("psij,pnj->psni", rotations, x) + shifts[:, :, None]
-    squares = _squares(moved.flatten(1, 2), y).unflatten(1, (rotations.shape[1], -1))
+    squares = _squares(moved.flatten(1, 2), y).reshape(len(x), rotations.shape[1], -1, y.shape[1])
     squares = squares.masked_fill(~y_mask[:, None, None], float("inf")).amin(-1)
     promise = (_closeness(squares, scale) * x_mask[:, None]).sum(-1)
     chosen = promise.topk(KEPT, 1).indices
@@ -133,8 +134,9 @@ def _align(closeness: Tensor) -> Tensor:
     """
     pairs, rows, columns = closeness.shape
     table = closeness.new_zeros(pairs, rows + 1, columns + 1)
-    for i in range(rows):
-        table[:, i + 1, 1:] = torch.maximum(table[:, i, 1:], table[:, i, :-1] + closeness[:, i]).cummax(1).values
+    for row in range(rows):
+        best = torch.maximum(table[:, row, 1:], table[:, row, :-1] + closeness[:, row])
+        table[:, row + 1, 1:] = best.cummax(1).values
     partner = torch.full((pairs, rows), -1, dtype=torch.int64, device=closeness.device)
     batch = torch.arange(pairs, device=closeness.device)
     i, j = torch.full_like(batch, rows), torch.full_like(batch, columns)

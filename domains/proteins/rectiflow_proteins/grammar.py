@@ -231,7 +231,8 @@ def _bond_energy(atoms: Tensor, pairs: Tensor) -> Tensor:
     hydrogen = nitrogen + _NITROGEN_HYDROGEN * unit(away)
     long = torch.linalg.vector_norm(oxygen - nitrogen, dim=-1) - _BOND_NITROGEN_OXYGEN
     short = torch.linalg.vector_norm(oxygen - hydrogen, dim=-1) - _BOND_HYDROGEN_OXYGEN
-    return 8 * (long.square() + short.square() * (donor > 0)).clamp(max=60).sum()
+    energy: Tensor = 8 * (long.square() + short.square() * (donor > 0)).clamp(max=60).sum()
+    return energy
 
 
 def _apart_mask(mask: Tensor) -> Tensor:

@@ -180,7 +180,8 @@ def smallest_gap(alphas: Tensor) -> Tensor:
 
 def gyration_ratio(alphas: Tensor) -> Tensor:
     """Radius of gyration of CA (N, 3) over 2.2 N^0.38 A, that of compact proteins (Skolnick and Hu 1997)."""
-    return (alphas - alphas.mean(0)).square().sum(-1).mean().sqrt() / (2.2 * len(alphas) ** 0.38)
+    radius: Tensor = (alphas - alphas.mean(0)).square().sum(-1).mean().sqrt()
+    return radius / (2.2 * len(alphas) ** 0.38)
 
 
 def contact_order(alphas: Tensor) -> Tensor:
@@ -188,7 +189,8 @@ def contact_order(alphas: Tensor) -> Tensor:
     residue = torch.arange(len(alphas))
     apart = (residue[:, None] - residue).abs()
     contact = (_distances(alphas) < 8) & (apart >= 3)
-    return (apart * contact).sum() / contact.sum().clamp(min=1) / len(alphas)
+    order: Tensor = (apart * contact).sum() / contact.sum().clamp(min=1)
+    return order / len(alphas)
 
 
 def circular_wasserstein(first: Tensor, second: Tensor) -> float:
@@ -231,7 +233,8 @@ def _shorter_first(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[Tensor]
 
 def _shares(angles: Tensor, edges: NDArray[np.float64]) -> NDArray[np.float64]:
     counts, _ = np.histogram(angles.double().numpy(), edges)
-    return counts / max(1, counts.sum())
+    shares: NDArray[np.float64] = counts / max(1, counts.sum())
+    return shares
 
 
 def _distances(points: Tensor) -> Tensor:

@@ -160,7 +160,9 @@ def _unbroken(file: str, chain: gemmi.Chain, rejections: list[Rejection]) -> Ite
         if letters:
             atoms = torch.tensor(places, dtype=torch.float64)
             yield Segment(file, chain.name, ids[0], ids[-1], "".join(letters), atoms)
-        letters.clear(), places.clear(), ids.clear()
+        letters.clear()
+        places.clear()
+        ids.clear()
 
     for residue in chain:
         if residue.name not in _RESIDUES:

@@ -84,7 +84,8 @@ def place_atom(a: Tensor, b: Tensor, c: Tensor, bond: float, bend: float, torsio
     normal = unit(torch.linalg.cross(b - a, axis))
     sideways = torch.linalg.cross(normal, axis)
     turned = torch.cos(torsion)[..., None] * sideways + torch.sin(torsion)[..., None] * normal
-    return c + bond * (math.sin(bend) * turned - math.cos(bend) * axis)
+    place: Tensor = c + bond * (math.sin(bend) * turned - math.cos(bend) * axis)
+    return place
 
 
 def _products(motion: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from rectiflow.errors import ConfigError
@@ -17,8 +20,15 @@ _TEMPLATE = Path(__file__).with_name("viewer.html")
 _SIDES, _STEPS = 4, 4
 
 
-def viewer_page(chains: Sequence[Tensor], captions: Sequence[str], title: str = "Protein backbones") -> str:
+def viewer_page(
+    chains: Sequence[Tensor],
+    captions: Sequence[str],
+    title: str = "Protein backbones",
+    pictures: Mapping[str, Image.Image] | None = None,
+) -> str:
     """The page that shows chains N, CA, C, O, (N, 4, 3), one at a time: drag to turn, wheel to zoom, arrow keys for the next.
+
+    `pictures`, by caption, stand below.
 
     Raises:
         ConfigError: no chain, or not one caption a chain.
@@ -43,6 +53,16 @@ def viewer_page(chains: Sequence[Tensor], captions: Sequence[str], title: str = 
     page = _TEMPLATE.read_text(encoding="utf-8")
     # "</" would end the script that holds the data.
     data = json.dumps(shown, separators=(",", ":")).replace("</", "<\\/")
-    for name, value in (("title", html.escape(title)), ("chains", data), ("colours", json.dumps(COLOURS))):
+    figures = "\n".join(_figure(caption, picture) for caption, picture in (pictures or {}).items())
+    values = {"title": html.escape(title), "pictures": figures, "chains": data, "colours": json.dumps(COLOURS)}
+    for name, value in values.items():
         page = page.replace("{{ " + name + " }}", value)
     return page
+
+
+def _figure(caption: str, picture: Image.Image) -> str:
+    stream = io.BytesIO()
+    picture.quantize(64).save(stream, format="PNG", optimize=True)
+    encoded = base64.b64encode(stream.getvalue()).decode("ascii")
+    text = html.escape(caption, quote=True)
+    return f'<figure><img src="data:image/png;base64,{encoded}" alt="{text}"><figcaption>{text}</figcaption></figure>'
