@@ -7,6 +7,24 @@ from mutant import Mutant
 FIELD, SAMPLING = "solvers/field.py", "sampling.py"
 
 MUTANTS = (
+    Mutant(
+        "solvers/dopri5.py",
+        "space.pull(x, space.combine(slopes, weights), h, found)",
+        "space.pull(x, space.combine(slopes, weights), -h, found)",
+        "spaces/solving",
+    ),
+    Mutant(
+        "solvers/dopri5.py",
+        "return y, slopes, space.tangent(y, found)",
+        "return y, slopes, slopes[-1]",
+        "spaces/solving",
+    ),
+    Mutant(
+        "solvers/implicit_midpoint.py",
+        "space.transport(halfway, x, field(halfway, middle))",
+        "space.transport(x, halfway, field(halfway, middle))",
+        "spaces/solving",
+    ),
     Mutant("solvers/euler.py", "x = space.step(x, v, t_next - t)", "x = space.step(x, v, t - t_next)", "solvers"),
     Mutant("solvers/euler.py", "v = field(x, t)", "v = field(x, t_next)", "solvers"),
     Mutant("solvers/midpoint.py", "space.step(x, v, h / 2), t + h / 2)", "space.step(x, v, h / 2), t + h)", "solvers"),

@@ -59,6 +59,7 @@ HALFWAY = frozenset({"midpoint", "rf_solver", "rk4", "fireflow", "implicit_midpo
 """Solvers that evaluate in the middle of their steps."""
 ANY_SPACE = frozenset(
     {"euler", "jump", "midpoint", "rf_solver", "heun", "rk4", "ab2", "fireflow", "pseudo_corrector", "flow_turbo"}
+    | {"dopri5", "implicit_midpoint"}
 )
 TOWARDS_DATA = frozenset({"ddim"})
 """Solvers that move on curved spaces as well if the flow predicts data, and only towards data."""

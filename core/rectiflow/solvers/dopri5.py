@@ -2,6 +2,9 @@
 
 Coefficients, step control and dense output: Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, II.4-6. The
 last stage of a step is the first of the next, so that an accepted or rejected step costs six evaluations.
+
+On a curved space a step is one in the normal coordinates at its start, to which every stage is pulled back (Munthe-Kaas), and so
+is its error, an angle in radians on spheres and rotations, against atol + rtol.
 """
 
 from __future__ import annotations
@@ -55,8 +58,9 @@ def dopri5(
         field: the velocity field.
         x: state at the first time.
         times: grid on which `observe` sees the solution, by dense output; the steps do not depend on its inner times.
-        space: a linear space.
-        observe: sees (i, t_i, x, dx/dt) for every time of the grid but the last.
+        space: any.
+        observe: sees (i, t_i, x, dx/dt) for every time of the grid but the last; on a curved space each inner time costs it one
+            evaluation.
         rtol: relative tolerance, at least 0.
         atol: absolute tolerance, above 0.
         max_nfe: the most network evaluations a sample that may be spent.
@@ -70,7 +74,7 @@ def dopri5(
         raise ConfigError(f"dopri5 got rtol {rtol:g} and atol {atol:g}; allowed: rtol of at least 0, atol above 0")
     t, end, shown = times[0], times[-1], 1
     sign = math.copysign(1.0, end - t)
-    v = field(x, t)
+    v = space.tangent(x, field(x, t))
     if observe is not None:
         observe(0, t, x, v)
     h = _first_step(field, x, v, t, end, space, rtol, atol)
@@ -80,9 +84,9 @@ def dopri5(
         h = abs(end - t) if final else h
         _check_budget(field, t, h, rtol, atol, max_nfe)
         t_next = end if final else t + sign * h
-        y, slopes = _attempt(field, x, v, t, t_next, space)
+        y, slopes, v_next = _attempt(field, x, v, t, t_next, space)
         error = scaled_rms(
-            space.combine(slopes, [(t_next - t) * weight for weight in ERROR]), tolerated(x, y, rtol, atol)
+            space.combine(slopes, [(t_next - t) * weight for weight in ERROR]), tolerated(space, x, y, rtol, atol)
         )
         if not math.isfinite(error):
             raise NonFiniteError(
@@ -96,24 +100,27 @@ def dopri5(
         while observe is not None and shown < len(times) - 1 and sign * (t_next - times[shown]) >= 0:
             share = (times[shown] - t) / (t_next - t)
             state = space.advance(x, slopes, _dense_weights(share), t_next - t)
-            observe(shown, times[shown], state, space.combine(slopes, _dense_rates(share)))
+            inner = times[shown]
+            rate = space.combine(slopes, _dense_rates(share)) if space.linear else field(state, inner)
+            observe(shown, inner, state, rate)
             shown += 1
         if final:
             return y
-        x, v, t = y, slopes[-1], t_next
+        x, v, t = y, v_next, t_next
         h *= min(grow, max(SHRINK, factor * last_error**MEMORY))
         last_error, grow = max(error, 1e-4), GROW
 
 
-def _attempt(field: VelocityField, x: Any, v: Any, t: float, t_next: float, space: Space) -> tuple[Any, list[Any]]:
-    """One step: the new state and the seven slopes, the last one at the new state."""
-    h = t_next - t
+def _attempt(field: VelocityField, x: Any, v: Any, t: float, t_next: float, space: Space) -> tuple[Any, list[Any], Any]:
+    """One step: the new state, the seven slopes as tangents at x, and the velocity at the new state, which is the last one."""
+    h, linear = t_next - t, space.linear
     slopes = [v]
-    y = x
+    y, found = x, v
     for node, weights in zip(NODES, STAGES, strict=True):
         y = space.advance(x, slopes, weights, h)
-        slopes.append(field(y, t_next if node == 1.0 else t + node * h))
-    return y, slopes
+        found = field(y, t_next if node == 1.0 else t + node * h)
+        slopes.append(found if linear else space.pull(x, space.combine(slopes, weights), h, found))
+    return y, slopes, space.tangent(y, found)
 
 
 def _first_step(
@@ -121,14 +128,14 @@ def _first_step(
 ) -> float:
     """A first step size from the sizes of x, v and dv/dt (Hairer, Norsett and Wanner, II.4), for one evaluation."""
     sign, longest = math.copysign(1.0, end - t), abs(end - t)
-    scales = tolerated(x, x, rtol, atol)
-    size, speed = scaled_rms(x, scales), scaled_rms(v, scales)
+    scales = tolerated(space, x, x, rtol, atol)
+    size, speed = scaled_rms(space.size(x), scales), scaled_rms(v, scales)
     if not math.isfinite(speed):
         raise NonFiniteError(
             f"sampling gave NaN or infinite values at t = {t:.6g} (dopri5); check the weights and the conditions"
         )
     guess = min(longest, 1e-6 if min(size, speed) < 1e-5 else 0.01 * size / speed)
-    v_next = field(space.step(x, v, sign * guess), t + sign * guess)
+    v_next = space.pull(x, v, sign * guess, field(space.step(x, v, sign * guess), t + sign * guess))
     bend = scaled_rms(space.combine((v_next, v), (1.0, -1.0)), scales) / guess
     largest = max(speed, bend)
     better = max(1e-6, 1e-3 * guess) if not largest > 1e-15 else (0.01 / largest) ** (1 / 5)

@@ -35,7 +35,7 @@ def implicit_midpoint(
         field: the velocity field.
         x: state at the first time.
         times: grid.
-        space: a linear space.
+        space: any.
         observe: sees every step.
         rtol: change of a step, relative to 1 + |x|, at which the iteration ends; 16 units of rounding by default.
 
@@ -48,9 +48,11 @@ def implicit_midpoint(
         h = t_next - t
         middle = t + h / 2
         slope = field(x, middle) if slope is None else slope
-        change, scales = math.inf, tolerated(x, x, rtol / abs(h), rtol / abs(h))
+        change, scales = math.inf, tolerated(space, x, x, rtol / abs(h), rtol / abs(h))
         for _ in range(ROUNDS):
-            found = field(space.step(x, slope, h / 2), middle)
+            halfway = space.step(x, slope, h / 2)
+            # On a curved space the midpoint is that of the geodesic, and its tangent at either end the slope, carried there.
+            found = space.transport(halfway, x, field(halfway, middle))
             change = scaled_rms(space.combine((found, slope), (1.0, -1.0)), scales)
             slope = found
             if not change > 1:  # a NaN ends the iteration too; it is named where the solve ends

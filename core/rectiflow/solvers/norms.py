@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from rectiflow.batch import parts
+from rectiflow.spaces.space import Space
 
 
-def tolerated(x: Any, y: Any, rtol: float, atol: float) -> list[Tensor]:
-    """atol + rtol max(|x|, |y|) of every entry, in float64, part by part."""
-    pairs = zip(parts(x), parts(y), strict=True)
-    return [atol + rtol * torch.maximum(a.detach().abs(), b.detach().abs()).double() for a, b in pairs]
+def tolerated(space: Space, x: Any, y: Any, rtol: float, atol: float) -> list[Tensor]:
+    """atol + rtol max(|x|, |y|) of every entry, in float64, part by part; on curved spaces 1 stands for |x|."""
+    pairs = zip(parts(space.size(x)), parts(space.size(y)), strict=True)
+    return [atol + rtol * torch.maximum(a.detach(), b.detach()).double() for a, b in pairs]
 
 
 def scaled_rms(error: Any, scales: list[Tensor]) -> float:
@@ -21,5 +22,5 @@ def scaled_rms(error: Any, scales: list[Tensor]) -> float:
     total, count = 0.0, 0
     for part, scale in zip(parts(error), scales, strict=True):
         total += float(torch.linalg.vector_norm(part.detach() / scale)) ** 2
-        count += scale.numel()
+        count += part.numel()
     return float((total / count) ** 0.5)

@@ -97,6 +97,10 @@ class Euclidean(Space):
         """w: flat space is its own normal coordinates."""
         return w
 
+    def size(self, x: Tensor) -> Tensor:
+        """|x|."""
+        return x.abs()
+
     def squared_distances(self, x: Tensor, y: Tensor, mask: Mask = None) -> Tensor:
         """|x[i] - y[j]|^2 (B, C) over the entries valid in y[j], by matrix products.
 

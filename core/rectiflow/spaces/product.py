@@ -220,6 +220,10 @@ class Product(Space):
         ]
         return torch.stack(squares).sum(0)
 
+    def size(self, x: State) -> State:
+        """Component-wise sizes."""
+        return {name: space.size(x[name]) for name, space in self.components.items()}
+
     def rows(self) -> Product:
         """The product of the components' rows."""
         return self._with({name: space.rows() for name, space in self.components.items()})

@@ -115,6 +115,10 @@ class Riemannian(Space):
         s, s_next = interpolant.coefficients(torch.tensor([t, t_next], dtype=torch.float64)).s.tolist()
         return self.exp(x, (1 - s_next / s) * self.log(x, data))
 
+    def size(self, x: Tensor) -> Tensor:
+        """1, for a radian or a unit of length: where a state is does not make an error larger or smaller."""
+        return x.new_ones(())
+
     def step(self, x: Tensor, v: Tensor, h: float) -> Tensor:
         """exp(x, h v)."""
         return self.exp(x, h * v)

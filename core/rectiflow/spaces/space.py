@@ -109,6 +109,10 @@ class Space(ABC):
         """
 
     @abstractmethod
+    def size(self, x: Any) -> Any:
+        """What a relative tolerance is relative to, for the entries of tangents at x; broadcasts to their shape."""
+
+    @abstractmethod
     def squared_distances(self, x: Any, y: Any, mask: Mask = None) -> Tensor:
         """Squared distance (B, C) of every x[i] from every y[j], over what is data in y[j]: the cost of a coupling.
 
