@@ -25,9 +25,11 @@ from rectiflow_proteins.frames import atoms_from_frames, with_oxygens
 from rectiflow_proteins.metrics import METRICS, Summary, evaluate, summarise
 from rectiflow_proteins.output import write_structure
 from rectiflow_proteins.ribbons import paint, ribbon
+from rectiflow_proteins.viewer import viewer_page
 
 COLUMNS = 8
 TILE = 160
+VIEWED = 600  # training chains behind the Ramachandran plot
 
 
 class Proteins(Domain):
@@ -96,6 +98,15 @@ class Proteins(Domain):
         """The backbones as ribbons, side by side."""
         ribbons = [ribbon(atoms) for atoms in backbones(x, cond)]
         return paint(ribbons, COLUMNS if len(ribbons) % COLUMNS == 0 else math.ceil(math.sqrt(len(ribbons))), TILE)
+
+    def view(self, x: State, cond: Cond) -> str:
+        """The backbones to turn with the mouse, with their Ramachandran plot and contact maps."""
+        chains = backbones(x, cond)
+        pictures = {
+            "Phi and psi": ramachandran_plot(chains, self._training[:VIEWED]),
+            "Contacts": contact_maps(chains, COLUMNS),
+        }
+        return viewer_page(chains, [f"{len(chain)} residues" for chain in chains], pictures=pictures)
 
     @property
     def metrics(self) -> Sequence[Metric]:

@@ -181,7 +181,7 @@ def smallest_gap(alphas: Tensor) -> Tensor:
 def gyration_ratio(alphas: Tensor) -> Tensor:
     """Radius of gyration of CA (N, 3) over 2.2 N^0.38 A, that of compact proteins (Skolnick and Hu 1997)."""
     radius: Tensor = (alphas - alphas.mean(0)).square().sum(-1).mean().sqrt()
-    return radius / (2.2 * len(alphas) ** 0.38)
+    return radius / (2.2 * math.pow(len(alphas), 0.38))
 
 
 def contact_order(alphas: Tensor) -> Tensor:
