@@ -24,6 +24,7 @@ from rectiflow_proteins.flow import NULL, FrameNoise, backbone_space
 from rectiflow_proteins.frames import atoms_from_frames, with_oxygens
 from rectiflow_proteins.metrics import METRICS, Summary, evaluate, summarise
 from rectiflow_proteins.output import write_structure
+from rectiflow_proteins.plots import contact_maps, ramachandran_plot
 from rectiflow_proteins.ribbons import paint, ribbon
 from rectiflow_proteins.viewer import viewer_page
 
