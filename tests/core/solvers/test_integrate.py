@@ -58,7 +58,7 @@ def test_curved_spaces_are_walked_or_refused(method: str) -> None:
         expected = x @ torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]).mT
         torch.testing.assert_close(end, expected, atol=1e-2 if method in ("euler", "jump") else 1e-4, rtol=0)
     else:
-        with pytest.raises(ConfigError, match="adds states|approaches data predictions"):
+        with pytest.raises(ConfigError, match=r"adds states|approaches data predictions"):
             integrate(flow, x, method=method, **grid(method, 100))
 
 
