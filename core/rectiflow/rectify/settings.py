@@ -154,10 +154,10 @@ class FlowTurboSettings:
 
 @dataclass
 class OnlineSettings:
-    """A method for stored pairs (`method.method`), on pairs that the teacher makes for each batch."""
+    """A method for stored pairs (`method.method={_target_: …}`), on pairs that the teacher makes for each batch."""
 
     _target_: str = "rectiflow.rectify.online.Online"
-    method: Any = field(default_factory=RectifiedFlowSettings)
+    method: Any = field(default_factory=_target("rectify.rectified_flow.RectifiedFlow"))
     steps: int = 12
     solver: str = "midpoint"
     guidance: float = 1.0
