@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rectiflow.errors import ConfigError
@@ -93,9 +93,19 @@ def check_solver(name: str, space: Space, options: Mapping[str, Any]) -> None:
             f"solver {name!r} adds states, which {space!r} does not allow; use one of {', '.join(sorted(ANY_SPACE))}, "
             "or ddim with a flow that predicts data"
         )
+    check_options(name, options)
+    if name in STOCHASTIC and "generator" not in options:
+        raise ConfigError(f"solver {name!r} draws noise and got no generator; pass generator=torch.Generator(...)")
+
+
+def check_options(name: str, options: Iterable[str]) -> None:
+    """Refuse a name that is no solver's, and options that the solver does not take.
+
+    Raises:
+        ConfigError: as said.
+    """
+    solver(name)
     unknown = sorted(set(options) - _OPTIONS[name])
     if unknown:
         taken = ", ".join(sorted(_OPTIONS[name])) or "none"
-        raise ConfigError(f"solver {name!r} got the option {unknown[0]!r}; it takes: {taken}")
-    if name in STOCHASTIC and "generator" not in options:
-        raise ConfigError(f"solver {name!r} draws noise and got no generator; pass generator=torch.Generator(...)")
+        raise ConfigError(f"solver {name!r} got the option {unknown[0]!r}; it takes: {taken}; leave the option out")
