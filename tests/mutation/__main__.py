@@ -17,20 +17,26 @@ import time
 import averages
 import controlling
 import densities
+import ensembles
 import geometry
+import noise
 import pairing
 import paths
 import solving
+import students
 from judging import PRELOAD, ROOT, judge, test_files
 from mutant import Mutant
 
 CATALOGUE = (
     *paths.MUTANTS,
     *solving.MUTANTS,
+    *noise.MUTANTS,
     *geometry.MUTANTS,
     *pairing.MUTANTS,
     *densities.MUTANTS,
     *controlling.MUTANTS,
+    *ensembles.MUTANTS,
+    *students.MUTANTS,
     *averages.MUTANTS,
 )
 

@@ -105,8 +105,8 @@ MUTANTS = (
     Mutant(TIMES, "t + shift * (1 - t)", "t * shift + (1 - t)", "times"),
     Mutant(
         TIMES,
-        "torch.linspace(0, 1, steps + 1, dtype=torch.float64)",
-        "torch.linspace(0, 1, steps, dtype=torch.float64)",
+        "shift_time(i / steps, shift) for i in range(steps + 1)",
+        "shift_time(i / steps, shift) for i in range(1, steps + 1)",
         "times sampling",
     ),
     Mutant(
