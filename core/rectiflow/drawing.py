@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rectiflow.batch import Cond, State, batch_size, map_state
 from rectiflow.conditions import take
@@ -53,12 +54,13 @@ def carry(
     batch: int = 500,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    times: Tensor | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Drawn:
     """Carry sources (count, ...) to data, `batch` at a time.
 
-    An adaptive method leaves `steps` unused. `seed` is for the noise of stochastic methods, which they draw on the device, batch
-    after batch.
+    `steps` is unused by an adaptive method and with `times`, a grid of one's own. `seed` is for the noise of stochastic methods,
+    which they draw on the device, batch after batch.
 
     Raises:
         ConfigError: see `integrate`.
@@ -71,7 +73,8 @@ def carry(
         solution = integrate(
             flow,
             move(map_state(lambda part, rows=rows: part[rows], x0), device),
-            steps=None if method in ADAPTIVE else steps,
+            steps=None if method in ADAPTIVE or times is not None else steps,
+            times=times,
             method=method,
             shift=shift,
             generator=generator,

@@ -225,7 +225,7 @@ CORE_GROUPS: dict[str, dict[str, type]] = {
 
 @dataclass
 class SamplingSettings:
-    """How samples are drawn unless a verb says otherwise.
+    """How samples are drawn unless a verb says otherwise; `method` is a solver's name, or boss.
 
     `exponential` puts components of a state on schedules of their own, by name and rate, with method ddim: for example
     `exponential.rotations=10` (rectiflow.schedules); the network must predict data.
@@ -315,7 +315,7 @@ class ReflowVerbSettings(ReflowSettings):
 
 @dataclass
 class PairsSettings:
-    """How pairs are made from a teacher, for methods that train on them; `folder` lets several students share them."""
+    """How pairs are made from a teacher, for methods that train on them; `folder` holds those of another run to use instead."""
 
     count: int = 10000
     method: str = "midpoint"

@@ -8,14 +8,15 @@ MEAN, SHORT, MAP = "rectify/mean_flow.py", "rectify/shortcut.py", "rectify/flow_
 DISPERSIVE, DERIVATIVE, METHOD = "rectify/dispersive.py", "rectify/derivative.py", "rectify/method.py"
 
 MUTANTS = (
-    Mutant(MEAN, "v + columns(until - draw.t, v) * du", "v - columns(until - draw.t, v) * du", "rectify/mean_flow"),
-    Mutant(MEAN, "columns(until - draw.t, v) * du", "columns(draw.t, v) * du", "rectify/mean_flow"),
-    Mutant(MEAN, "Direction(velocity, 1.0, 0.0)", "Direction(velocity, 1.0, 1.0)", "rectify/mean_flow"),
-    Mutant(MEAN, "Direction(velocity, 1.0, 0.0)", "Direction(velocity, -1.0, 0.0)", "rectify/mean_flow"),
+    Mutant(MEAN, "v + columns(end - start, v) * du", "v - columns(end - start, v) * du", "rectify/mean_flow"),
+    Mutant(MEAN, "columns(end - start, v) * du", "columns(start, v) * du", "rectify/mean_flow"),
+    Mutant(MEAN, "Direction(v, 1.0, 0.0)", "Direction(v, 1.0, 1.0)", "rectify/mean_flow"),
+    Mutant(MEAN, "Direction(v, 1.0, 0.0)", "Direction(v, -1.0, 0.0)", "rectify/mean_flow"),
     Mutant(MEAN, ".pow(-self.power)", ".pow(self.power)", "rectify/mean_flow"),
     Mutant(MEAN, "error.detach() + self.offset", "error.detach().square() + self.offset", "rectify/mean_flow"),
     Mutant(MEAN, "weight = (error.detach() +", "weight = (error +", "rectify/mean_flow"),
-    Mutant(MEAN, "device=device) < self.jumps", "device=device) > self.jumps", "rectify/mean_flow"),
+    Mutant(MEAN, "device=device) < jumps", "device=device) > jumps", "rectify/mean_flow"),
+    Mutant(METHOD, "math.floor(share * count +", "math.ceil(share * count +", "rectify/mean_flow"),
     Mutant(MEAN, "torch.minimum(first, second), first)", "torch.maximum(first, second), first)", "rectify/mean_flow"),
     Mutant(MEAN, "LogitNormal(mean=0.4)", "LogitNormal(mean=-0.4)", "rectify/mean_flow"),
     Mutant(DERIVATIVE, "(ahead - behind) / (2 * step)", "(ahead - behind) / step", "rectify/mean_flow"),

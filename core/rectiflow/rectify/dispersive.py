@@ -69,8 +69,8 @@ def dispersion(features: Tensor, form: str = "infonce_l2", *, temperature: float
 class Dispersive(Method):
     """Another method plus `weight` times the mean dispersion of some inner features of the student.
 
-    With MeanFlow and several layers it is DM1 (arXiv 2510.07865). Features are the outputs of modules, found by name, in the
-    last of the student's evaluations that carries a gradient.
+    With MeanFlow and several layers it is DM1 (arXiv 2510.07865). Features are the outputs of modules, found by name, in all of
+    the student's evaluations that carry a gradient.
 
     Args:
         base: the method; MeanFlow by default.
@@ -147,7 +147,7 @@ class Dispersive(Method):
 
 @contextmanager
 def recorded(model: Any, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """A dict that fills, inside the `with` block, with the outputs (B, …) of some modules at their last call with a gradient.
+    """A dict that fills, inside the `with` block, with the outputs of some modules at their calls with a gradient, row on row.
 
     Raises:
         ConfigError: a name that is no module's, or that fits several.
@@ -158,7 +158,7 @@ def recorded(model: Any, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             value = forward_ad.unpack_dual(output).primal if isinstance(output, Tensor) else None  # type: ignore[no-untyped-call]
             if value is not None and value.requires_grad:
-                found[name] = value
+                found[name] = torch.cat([found[name], value]) if name in found else value
 
         return hook
 

@@ -13,7 +13,7 @@ from rectiflow.errors import ConfigError
 from rectiflow.flow import Draw, Flow
 from rectiflow.matching import ExtraLoss, no_extra_loss
 from rectiflow.rectify.derivative import DERIVATIVES, Direction, along
-from rectiflow.rectify.method import ALONE, Method, Support, columns, target_velocity, velocity_of
+from rectiflow.rectify.method import ALONE, Method, Support, columns, share_of, target_velocity, velocity_of
 from rectiflow.times import TimeLaw, Uniform
 
 
@@ -64,8 +64,8 @@ class FlowMap(Method):
         """Mean squared error, and its parts over instantaneous velocities and over jumps."""
         self.require_linear(flow)
         size, device = len(batch), device_of(batch.x1)
+        jumps = torch.arange(size, device=device) < share_of(size, self.jumps, generator, device)
         first, second = (self.times.sample(size, generator, device=device) for _ in range(2))
-        jumps = torch.rand(size, generator=generator, device=device) < self.jumps
         draw = flow.draw(
             batch.x1,
             batch.cond,

@@ -12,7 +12,7 @@ from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.matching import ExtraLoss, no_extra_loss
 from rectiflow.rectify.derivative import DERIVATIVES, Direction, along
-from rectiflow.rectify.method import ALONE, Method, Support, columns, target_velocity
+from rectiflow.rectify.method import ALONE, Method, Support, columns, rows_of, share_of, target_velocity
 from rectiflow.times import LogitNormal, TimeLaw
 
 
@@ -21,8 +21,8 @@ class MeanFlow(Method):
     """Regression of u(x_t, t, r) on v + (r - t) du/dt, du/dt along the flow and without a gradient.
 
     In the paper's time, which runs towards noise, the correction has the other sign. Two times are drawn and sorted in a share
-    `jumps` of the samples; in the rest r = t, where the loss is flow matching. A sample's mean squared error e is weighed by
-    1 / (e + offset)^power. The domain's own loss terms are left out: an average velocity is no data estimate.
+    `jumps` of the samples; in the rest r = t, where the loss is flow matching and needs no derivative. A sample's mean squared
+    error e is weighed by 1 / (e + offset)^power. The domain's own loss terms are left out: an average velocity is no data estimate.
 
     Args:
         times: law of both times; the default is the paper's, turned to time from noise to data.
@@ -69,7 +69,7 @@ class MeanFlow(Method):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted error, and the plain one as "error"."""
         self.require_linear(flow)
-        t, until = self.draw_times(len(batch), generator, device_of(batch.x1))
+        jumps, t, until = self.draw_times(len(batch), generator, device_of(batch.x1))
         draw = flow.draw(
             batch.x1,
             batch.cond,
@@ -83,18 +83,28 @@ class MeanFlow(Method):
         teacher = support.require_teacher(self) if self.teacher else None
         velocity = target_velocity(flow, draw, teacher, self.guidance)
         cond = flow.self_conditioned(draw, generator, until)
-        direction = Direction(velocity, 1.0, 0.0)
-        u, slope = along(flow, draw.xt, draw.t, until, cond, direction, derivative=self.derivative, step=self.step)
-        target = map_state(lambda v, du: v + columns(until - draw.t, v) * du, velocity, slope)
+        u, target = [], []
+        if jumps:
+            x, start, end, v, own = (rows_of(part, slice(jumps)) for part in (draw.xt, draw.t, until, velocity, cond))
+            direction = Direction(v, 1.0, 0.0)
+            value, slope = along(flow, x, start, end, own, direction, derivative=self.derivative, step=self.step)
+            u.append(value)
+            target.append(map_state(lambda v, du: v + columns(end - start, v) * du, v, slope))
+        if jumps < len(batch):
+            x, start, v, own = (rows_of(part, slice(jumps, None)) for part in (draw.xt, draw.t, velocity, cond))
+            u.append(flow.average_velocity(x, start, start, **own))
+            target.append(v)
+        u, target = (map_state(lambda *pieces: torch.cat(pieces), *parts) for parts in (u, target))
         error = flow.squared_error(u, target, draw)
         weight = (error.detach() + self.offset).pow(-self.power)
         return (weight * error).mean(), {"error": error.detach().mean()}
 
     def draw_times(
         self, count: int, generator: torch.Generator, device: torch.device | str = "cpu"
-    ) -> tuple[Tensor, Tensor]:
-        """Starts t and ends r >= t of the steps, (count,) each."""
+    ) -> tuple[int, Tensor, Tensor]:
+        """How many samples, the first ones, have r > t; starts t and ends r of all steps, (count,) each."""
+        jumps = share_of(count, self.jumps, generator, device)
         first, second = (self.times.sample(count, generator, device=device) for _ in range(2))
-        jumps = torch.rand(count, generator=generator, device=device) < self.jumps
-        start = torch.where(jumps, torch.minimum(first, second), first)
-        return start, torch.where(jumps, torch.maximum(first, second), first)
+        jumping = torch.arange(count, device=device) < jumps
+        start = torch.where(jumping, torch.minimum(first, second), first)
+        return jumps, start, torch.where(jumping, torch.maximum(first, second), first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -179,6 +180,16 @@ def require_null(flow: Flow, guidance: float) -> None:
         raise ConfigError(
             f"guidance {guidance:g} needs a flow with a null condition, trained with condition_drop above 0"
         )
+
+
+def share_of(count: int, share: float, generator: torch.Generator, device: torch.device | str) -> int:
+    """A share of a batch as a whole number of samples, which chance rounds."""
+    return math.floor(share * count + float(torch.rand((), generator=generator, device=device)))
+
+
+def rows_of(state: Any, rows: slice) -> Any:
+    """Some samples of a state, or of each of the conditions."""
+    return {name: rows_of(part, rows) for name, part in state.items()} if isinstance(state, dict) else state[rows]
 
 
 def columns(values: Tensor, part: Tensor) -> Tensor:

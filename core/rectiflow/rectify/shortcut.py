@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +9,10 @@ import torch
 from torch import Tensor
 
 from rectiflow.batch import Batch, device_of, map_state
-from rectiflow.conditions import take
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Draw, Flow
 from rectiflow.matching import ExtraLoss, no_extra_loss
-from rectiflow.rectify.method import ALONE, Method, Support, columns, target_velocity
+from rectiflow.rectify.method import ALONE, Method, Support, columns, rows_of, share_of, target_velocity
 from rectiflow.times import Uniform
 
 
@@ -58,8 +56,7 @@ class Shortcut(Method):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error, and its parts over instantaneous velocities and over jumps."""
         size, device = len(batch), device_of(batch.x1)
-        # A share of a small batch is rarely a whole number: chance rounds it.
-        jumps = math.floor(self.bootstrap * size + float(torch.rand((), generator=generator, device=device)))
+        jumps = share_of(size, self.bootstrap, generator, device)
         start, length = self.draw_jumps(jumps, generator, device)
         rest = Uniform().sample(size - jumps, generator, device=device)
         draw = flow.draw(
@@ -76,7 +73,11 @@ class Shortcut(Method):
         teacher = support.require_teacher(self) if self.teacher else None
         target = target_velocity(flow, draw, teacher, self.guidance)
         if jumps:
-            bootstrapped = self.two_jumps(support.require_average(self), _first(draw, jumps), length)
+            first = draw._replace(
+                xt=rows_of(draw.xt, slice(jumps)), t=draw.t[:jumps], cond=rows_of(draw.cond, slice(jumps))
+            )
+            first = first._replace(mask=None if draw.mask is None else rows_of(draw.mask, slice(jumps)))
+            bootstrapped = self.two_jumps(support.require_average(self), first, length)
             target = map_state(lambda ours, theirs: torch.cat([ours, theirs[jumps:]]), bootstrapped, target)
         cond = flow.self_conditioned(draw, generator, until)
         error = flow.squared_error(flow.average_velocity(draw.xt, draw.t, until, **cond), target, draw)
@@ -110,22 +111,3 @@ def _average(flow: Flow, x: Any, t: Tensor, until: Tensor, cond: Any) -> Any:
     if flow.self_conditioning:
         cond = {**cond, "self_condition": map_state(torch.zeros_like, x)}
     return flow.average_velocity(x, t, until, **cond)
-
-
-def _first(draw: Draw, count: int) -> Draw:
-    """The first rows of a draw."""
-
-    def rows(part: Tensor) -> Tensor:
-        return part[:count]
-
-    index = torch.arange(count, device=draw.t.device)
-    return draw._replace(
-        x0=map_state(rows, draw.x0),
-        x1=map_state(rows, draw.x1),
-        t=draw.t[:count],
-        xt=map_state(rows, draw.xt),
-        target=map_state(rows, draw.target),
-        cond=take(draw.cond, index),
-        mask=None if draw.mask is None else map_state(rows, draw.mask),
-        index=draw.index[:count],
-    )

@@ -12,6 +12,7 @@ from rectiflow.domain import DomainSpec, build
 from rectiflow.errors import ConfigError
 from rectiflow.rectify.distillation import Distillation, StudentTask
 from rectiflow.rectify.method import Method
+from rectiflow.rectify.pairs import PairStore
 from rectiflow.runs import create_run
 from rectiflow.solvers.catalogue import solver
 from rectiflow.trained import Trained, load_what_fits, new_network, open_run
@@ -64,7 +65,7 @@ def _data(teacher: Trained, config: DictConfig, method: Method, folder: Path) ->
         return teacher.domain.dataset("train")
     pairs: Any = OmegaConf.to_container(config.pairs)
     place = pairs.pop("folder")
-    return make_pairs(teacher, Path(place) if place else folder / "pairs", **pairs)
+    return PairStore(place) if place else make_pairs(teacher, folder / "pairs", **pairs)
 
 
 def _student_config(teacher: Trained, config: DictConfig, method: Method, folder: Path) -> DictConfig:

@@ -32,8 +32,9 @@ from rectiflow.records import (
 from rectiflow.report import write_report
 from rectiflow.runs import lineage
 from rectiflow.schedules import exponentials, scheduled
-from rectiflow.solvers.catalogue import ADAPTIVE, solver
+from rectiflow.solvers.catalogue import ADAPTIVE
 from rectiflow.trained import Trained, open_run
+from rectiflow.verbs.boss import check_method, walk
 
 STRAIGHTNESS_SAMPLES = 256
 STRAIGHTNESS_STEPS = 50
@@ -64,8 +65,9 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     settings = {"guidance": config.guidance, "batch": config.batch, "device": trained.device, "seed": config.seed}
     rows = []
     for method, steps in samplers:
-        drawn = carry(flow, x0, cond, method=method, steps=steps, **settings)
-        strip = carry(flow, strip_x0, strip_cond, method=method, steps=steps, **settings)
+        walked, times = walk(trained, flow, method, steps, config.guidance)
+        drawn = carry(flow, x0, cond, method=walked, steps=steps, times=times, **settings)
+        strip = carry(flow, strip_x0, strip_cond, method=walked, steps=steps, times=times, **settings)
         picture = Path("samples") / f"strip-{method}-{steps}.png"
         (folder / "samples").mkdir(exist_ok=True)
         domain.picture(strip.x, strip_cond).save(folder / picture)
@@ -109,7 +111,7 @@ def parse_sampler(text: str) -> tuple[str, int]:
         raise ConfigError(
             f"sampler {text!r} is not of the form method-steps with at least one step, for example euler-10"
         )
-    solver(match.group(1))
+    check_method(match.group(1))
     return match.group(1), int(match.group(2))
 
 

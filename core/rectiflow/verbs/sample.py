@@ -12,6 +12,7 @@ from rectiflow.drawing import carry, draw_sources
 from rectiflow.errors import ConfigError, StorageError
 from rectiflow.schedules import exponentials, scheduled
 from rectiflow.trained import open_run
+from rectiflow.verbs.boss import walk
 
 
 def run(spec: DomainSpec, config: DictConfig) -> Path:
@@ -28,11 +29,14 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     generator = torch.Generator().manual_seed(config.seed)
     request = {key: value for key, value in config.cond.items() if value is not None}
     cond = trained.domain.conditions(config.count, generator, **request)
+    flow = scheduled(trained.flow, exponentials(config.exponential))
+    method, times = walk(trained, flow, config.method, config.steps, config.guidance)
     drawn = carry(
-        scheduled(trained.flow, exponentials(config.exponential)),
+        flow,
         draw_sources(trained.domain, trained.flow, cond, config.count, generator),
         cond,
-        method=config.method,
+        method=method,
+        times=times,
         steps=config.steps,
         shift=config.shift,
         guidance=config.guidance,
