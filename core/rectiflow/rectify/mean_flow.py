@@ -22,7 +22,8 @@ class MeanFlow(Method):
 
     In the paper's time, which runs towards noise, the correction has the other sign. Two times are drawn and sorted in a share
     `jumps` of the samples; in the rest r = t, where the loss is flow matching and needs no derivative. A sample's mean squared
-    error e is weighed by 1 / (e + offset)^power. The domain's own loss terms are left out: an average velocity is no data estimate.
+    error e is weighed by 1 / (e + offset)^power. The domain's own loss terms are left out: an average velocity is no estimate of
+    data.
 
     Args:
         times: law of both times; the default is the paper's, turned to time from noise to data.
