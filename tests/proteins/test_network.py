@@ -55,7 +55,8 @@ def moved(x: dict[str, Tensor], q: Tensor, shift: Tensor) -> dict[str, Tensor]:
 
 
 def angles(q: Tensor, p: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(SO3().log(q, p), dim=-1)
+    result: Tensor = torch.linalg.vector_norm(SO3().log(q, p), dim=-1)
+    return result
 
 
 @pytest.mark.parametrize(("dtype", "places", "turns"), [(torch.float32, 1e-3, 1e-4), (torch.float64, 1e-9, 1e-9)])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rectiflow.batch import Batch, Cond
 from rectiflow.errors import ConfigError
+from rectiflow.training.randomness import stream_seed
 from rectiflow_proteins.data import Chains
 from rectiflow_proteins.flow import FREE_LABEL, settled
 from rectiflow_proteins.frames import frames_from_atoms
@@ -16,7 +17,6 @@ from rectiflow_proteins.secondary import STATES
 
 TOLD = ("content", "labels", "motif")
 MOTIF_SHARES = (0.2, 0.5)
-_KNUTH = 2654435761
 
 
 class FrameDataset:
@@ -59,7 +59,7 @@ class FrameDataset:
         if "motif" in self.told:
             motif = torch.stack([motif_of(index, row) for index, row in zip(indices, mask, strict=True)])
             motif &= torch.tensor([name == "motif" for name in told])[:, None]
-            cond |= {"motif": motif, "motif_translations": translations, "motif_rotations": rotations}
+            cond |= {"motif": motif} | {f"motif_{name}": part for name, part in x1.items()}
         return Batch(x1=x1, cond=cond, mask=mask)
 
 
@@ -107,9 +107,8 @@ def motif_of(index: int, mask: Tensor) -> Tensor:
     """One contiguous motif, bool (N,), of a fifth to half of a chain: a function of the index alone."""
     length = int(mask.sum())
     least, most = (max(3, round(share * length)) for share in MOTIF_SHARES)
-    # Multiplicative hashing: neighbouring indices get unrelated motifs, without a generator.
-    first, second = (index * _KNUTH) % 2**32, (index * _KNUTH * _KNUTH) % 2**32
-    size = least + first * (most - least + 1) // 2**32
-    start = second * (length - size + 1) // 2**32
+    generator = torch.Generator().manual_seed(stream_seed(index, "motif"))
+    size = int(torch.randint(least, most + 1, (), generator=generator))
+    start = int(torch.randint(length - size + 1, (), generator=generator))
     place = torch.arange(len(mask))
     return (place >= start) & (place < start + size)

@@ -47,7 +47,7 @@ def atom_losses(
 
 def softly_capped(value: Tensor, cap: float = CAP) -> Tensor:
     """cap (sqrt(1 + 2 x / cap) - 1): x while it is small, its root when it is large, with a gradient everywhere."""
-    return cap * (torch.sqrt(1 + 2 * value / cap) - 1)
+    return 2 * value / (torch.sqrt(1 + 2 * value / cap) + 1)
 
 
 def _distances(points: Tensor) -> Tensor:
