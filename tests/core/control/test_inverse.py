@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rectiflow.analytic import GaussianFlow, JointGaussianFlow
 from rectiflow.control import Measurement, downsampling, inpainting, sample_with_loss, solve_inverse
-from rectiflow.control.inverse import METHODS, dps, flow_chef, pigdm
+from rectiflow.control.inverse import METHODS, dps, flow_chef, pigdm, pnp_flow
 from rectiflow.errors import ConfigError, NonFiniteError
 from rectiflow.flow import Flow
 from rectiflow.interpolants import Interpolant, Linear, Trigonometric
@@ -123,6 +123,25 @@ def test_every_method_halves_a_picture_and_fits_it(method: str) -> None:
     assert (
         float(error) <= 0.5
     )  # 2 for an independent sample of the prior, twice the posterior's variance for a perfect one
+
+
+def test_pnp_flow_puts_the_corrected_estimate_on_the_path_of_the_next_time() -> None:
+    """Three steps with a data prediction of 0 and y = 1: z = (1 - t)^1/2 / 2 at times 1/3 and 2/3, then a z + s n."""
+    seen: list[Tensor] = []
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    x, g = normal(4, 2), torch.Generator().manual_seed(5)
+    measured = Measurement(lambda z: z, torch.ones(1, 2))
+    end = pnp_flow(Flow(model, predicts="data"), x, measured, steps=3, step_size=0.5, generator=g)
+    g.manual_seed(5)
+    first, second = (torch.randn(4, 2, generator=g) for _ in range(2))
+    torch.testing.assert_close(seen[0], x)
+    torch.testing.assert_close(seen[1], 1 / 3 * 0.5 * (2 / 3) ** 0.5 + 2 / 3 * first)
+    torch.testing.assert_close(seen[2], 2 / 3 * 0.5 * (1 / 3) ** 0.5 + 1 / 3 * second)
+    assert not bool(end.x.any())
 
 
 def test_noise_is_not_fitted() -> None:

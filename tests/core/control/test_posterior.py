@@ -14,6 +14,7 @@ from rectiflow.control.resampling import resample
 from rectiflow.errors import ConfigError, ConversionError
 from rectiflow.flow import Flow
 from rectiflow.interpolants import Interpolant, Linear, Trigonometric
+from rectiflow.sampling import integrate
 from rectiflow.spaces.euclidean import Euclidean
 from rectiflow.spaces.product import Product
 from rectiflow.spaces.so3 import SO3
@@ -175,6 +176,26 @@ def test_steering_may_start_on_the_way() -> None:
     times = torch.linspace(0.5, 1, 41)
     found = steer(prior.flow(), halfway, lambda x: x @ r, times=times, generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(found.x.mean(0), MEAN + COVARIANCE @ r, atol=0.1, rtol=0)
+
+
+def test_a_resampled_particle_goes_on_as_its_ancestor_would() -> None:
+    """Without noise, and with a reward that leaves one survivor, all end where the flow carries the best of them."""
+    prior = GaussianFlow(MEAN, COVARIANCE).flow()
+    x, times = normal(6, 2), torch.linspace(0.5, 1, 5)
+    found = steer(
+        prior,
+        x,
+        lambda z: z[:, 0],
+        strength=1e4,
+        diffusion=0.0,
+        threshold=1.0,
+        times=times,
+        generator=torch.Generator(),
+    )
+    best = prior.data(x, torch.full((6,), 0.5))[:, 0].argmax()
+    expected = integrate(prior, x, times=times).x[best]
+    torch.testing.assert_close(found.x, expected.expand(6, 2))
+    assert found.survivors.tolist() == [1]
 
 
 def test_steering_by_nothing_is_plain_sampling_without_resampling() -> None:

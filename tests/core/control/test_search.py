@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rectiflow.analytic import GaussianFlow
 from rectiflow.control import Found, Guidance, best_of, rollover, stepwise_best
+from rectiflow.control.probing import Probe
 from rectiflow.control.search import _quotas
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
@@ -145,6 +146,27 @@ def test_a_reward_without_an_opinion_leaves_the_law_of_the_samples(path: Varianc
     assert found.nfe == 81
     assert float(found.x.mean()) == pytest.approx(1.0, abs=4 * 0.5 / 3000**0.5 + 0.005)
     assert float(found.x.std()) == pytest.approx(0.5, abs=4 * 0.5 / 6000**0.5 + 0.01)
+
+
+def test_an_equal_reward_is_no_find() -> None:
+    """Only a child that exceeds the best so far ends its step: a constant reward uses up every quota."""
+    seen: list[float] = []
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(float(t[0]))
+        return PRIOR.velocity(x, t)
+
+    rollover(Flow(model), normal(2, 1), lambda x: 0 * x[:, 0], max_nfe=14, steps=4, generator=torch.Generator())
+    assert seen == [0.0] + [0.25] * 4 + [0.5] * 4 + [0.75] * 4
+
+
+def test_a_probe_adds_no_noise_where_the_grid_ends_on_data() -> None:
+    probe = Probe(PRIOR.flow(), None, 1.0, 0.5, [0.0, 0.5, 1.0])
+    x, g = normal(4000, 1), torch.Generator().manual_seed(1)
+    look = probe.look(x, 0.5, torch.zeros(4000, dtype=torch.long))
+    torch.testing.assert_close(probe.step(x, look, 0.5, 1.0, g), x + 0.5 * look.velocity)
+    noise = probe.step(x, look, 0.0, 0.5, g) - x - 0.5 * (look.velocity + 0.5 * look.score)
+    assert float(noise.var()) == pytest.approx(2 * 0.5 * 0.5, abs=4 * 0.5 * (2 / 4000) ** 0.5)
 
 
 def test_an_early_find_leaves_its_budget_to_the_next_step() -> None:
