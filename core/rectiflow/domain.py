@@ -47,6 +47,7 @@ class DomainSpec:
         datasets: data set -> one line, fetchable by `rectiflow fetch`.
         fetcher: "package.module:function" that takes a data set's name and returns the folder it was put in.
         requires: import name -> extra that brings it, for `rectiflow doctor`.
+        studies: what `rectiflow bench` can run, name -> "package.module:object", a `rectiflow.study.Study`.
         verbs: verbs that only this domain has, name -> "package.module:function" taking the arguments after the domain.
     """
 
@@ -60,6 +61,7 @@ class DomainSpec:
     datasets: Mapping[str, str] = field(default_factory=dict)
     fetcher: str = ""
     requires: Mapping[str, str] = field(default_factory=dict)
+    studies: Mapping[str, str] = field(default_factory=dict)
     verbs: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -157,6 +159,14 @@ class Domain(ABC):
     def extra_loss(self, flow: Flow, prediction: Any, draw: Draw, batch: Batch) -> dict[str, Tensor]:
         """Weighted loss terms beyond flow matching, name -> scalar; none by default."""
         return {}
+
+    def quality(self, x: State, cond: Cond) -> Tensor:
+        """Scores (count,) of samples, higher for better, by which the best of a teacher's pairs are kept.
+
+        Raises:
+            ConfigError: this domain has none.
+        """
+        raise ConfigError(f"{type(self).__name__} has no quality score to keep pairs by; use pairs.keep=1")
 
     def stage(self, name: str) -> tuple[Task, Dataset]:
         """What must be trained before the flow, by name: a task for the loop and its data.

@@ -315,7 +315,11 @@ class ReflowVerbSettings(ReflowSettings):
 
 @dataclass
 class PairsSettings:
-    """How pairs are made from a teacher, for methods that train on them; `folder` holds those of another run to use instead."""
+    """How pairs are made from a teacher, for methods that train on them; `folder` holds those of another run to use instead.
+
+    `keep` is the share of them that is kept, the best by the domain's quality score; `real` the share of training data, each
+    sample with the noise that it is carried back to, among what is trained on.
+    """
 
     count: int = 10000
     method: str = "midpoint"
@@ -325,6 +329,8 @@ class PairsSettings:
     batch: int = 500
     seed: int = 1
     folder: str = ""
+    keep: float = 1.0
+    real: float = 0.0
 
 
 @dataclass

@@ -110,3 +110,41 @@ def test_distill_from_the_command_line(
         assert main(["distill", "images", run, "name=wrong", wrong, *few]) != 0
         assert says in capsys.readouterr().err
         assert not (tmp_path / "runs/images/wrong").exists()
+
+
+@pytest.mark.slow
+def test_methods_on_pairs_and_what_the_pairs_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECTIFLOW_CACHE", str(tmp_path / "cache"))
+    few = ["training.steps=2", "training.batch=16", "training.log_every=1", "training.tensorboard=false"]
+    assert main(["train", "images", "model.width=16", *few]) == 0
+    run = "run=runs/images/base"
+    pairs = ["pairs.count=40", "pairs.steps=1", "pairs.keep=0.5", "pairs.real=0.25"]
+    assert main(["distill", "images", run, "name=plus", "method=rectified_flow_plus", *pairs, *few]) == 0
+    found = json.loads((tmp_path / "runs/images/plus/pairs.json").read_text())
+    real, made = found["mixture"]
+    assert (real["share"], made["share"]) == (0.25, 0.75)
+    assert real["inverted"]
+    assert (made["selection"]["kept"], made["selection"]["of"]) == (20, 40)
+    same = ["pairs.folder=runs/images/plus/pairs"]
+    slim = ["model.width=8", "model.head_width=8", "fresh=true"]
+    evaluations = {"one": 1, "slim": 1, "guided": 1, "phased": 1, "marginal": 1, "turbo": 2, "online": 1}
+    for name, settings in {
+        "one": ["method=one_step", *same],
+        "slim": ["method=slim_flow", "method.annealing.steps=1", *same, *slim],
+        "guided": ["method=guided_distillation", *same],
+        "phased": ["method=phased", "method.solver_steps=1"],
+        "marginal": ["method=marginal_transport"],
+        "turbo": ["method=flow_turbo", "model.refiner=8"],
+        "online": ["method=online", "method.steps=1", "method.method={_target_: rectiflow.rectify.one_step.OneStep}"],
+    }.items():
+        assert main(["distill", "images", run, f"name={name}", *settings, *few]) == 0
+        capsys.readouterr()
+        assert main(["sample", "images", f"run=runs/images/{name}", "count=2", f"out={name}"]) == 0
+        assert f"2 samples, {evaluations[name]} evaluations" in capsys.readouterr().out
+    assert main(["distill", "images", run, "name=wrong", "method=one_step", "pairs.keep=0", *few]) != 0
+    assert "what is kept is above 0" in capsys.readouterr().err
+    assert main(["distill", "images", run, "name=wrong", "method=flow_turbo", *few]) != 0
+    assert "build it with one: model.refiner=8" in capsys.readouterr().err

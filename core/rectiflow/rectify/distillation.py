@@ -16,7 +16,9 @@ from rectiflow.flow import Flow
 from rectiflow.matching import ExtraLoss, FlowTask, no_extra_loss
 from rectiflow.nn.modes import evaluating
 from rectiflow.rectify.method import Method, Support
+from rectiflow.rectify.mixture import Mixture
 from rectiflow.rectify.pairs import PairStore
+from rectiflow.rectify.selection import Selection
 from rectiflow.training.batches import Dataset
 from rectiflow.training.ema import EMA
 from rectiflow.training.loop import fit
@@ -51,7 +53,7 @@ def distill(
             see the method's loss and `fit`.
     """
     name = type(method).__name__
-    if method.trains_on == "pairs" and not isinstance(data, PairStore):
+    if method.trains_on == "pairs" and not isinstance(data, (PairStore, Selection, Mixture)):
         raise ConfigError(f"{name} trains on pairs; got a {type(data).__name__}: give the store of `generate_pairs`")
     if student is None:
         if not isinstance(flow.model, nn.Module):

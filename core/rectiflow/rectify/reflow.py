@@ -13,7 +13,7 @@ from rectiflow.batch import Batch
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.matching import FlowMatching
-from rectiflow.rectify.pairs import PairStore
+from rectiflow.rectify.selection import Pairs
 from rectiflow.times import TimeLaw, Uniform
 from rectiflow.training.loop import fit
 from rectiflow.training.options import TrainingOptions
@@ -21,7 +21,7 @@ from rectiflow.training.options import TrainingOptions
 
 def reflow(
     flow: Flow,
-    pairs: PairStore,
+    pairs: Pairs,
     *,
     options: TrainingOptions | None = None,
     times: TimeLaw | None = None,
@@ -33,7 +33,7 @@ def reflow(
 
     Args:
         flow: the teacher that made the pairs; the student keeps its path, space and prediction type.
-        pairs: see `generate_pairs`.
+        pairs: see `generate_pairs`; or a `Selection` or `Mixture` of such stores.
         options: training settings.
         times: law of training times; uniform by default.
         student: network to train; a copy of the teacher's by default.

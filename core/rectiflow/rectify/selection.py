@@ -19,7 +19,11 @@ class Pairs(Protocol):
     """Pairs that a training reads by number: a store, a selection of one, or a mixture."""
 
     replacement: bool
-    provenance: dict[str, Any]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the pairs come from, in plain types."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -12,14 +12,13 @@ from rectiflow.domain import DomainSpec, build
 from rectiflow.errors import ConfigError
 from rectiflow.rectify.distillation import Distillation, StudentTask
 from rectiflow.rectify.method import Method
-from rectiflow.rectify.pairs import PairStore
 from rectiflow.runs import create_run
 from rectiflow.solvers.catalogue import solver
 from rectiflow.trained import Trained, load_what_fits, new_network, open_run
 from rectiflow.training.batches import Dataset
 from rectiflow.training.loop import fit
 from rectiflow.training.options import TrainingOptions
-from rectiflow.verbs.pairs import make_pairs
+from rectiflow.verbs.pairs import training_pairs
 from rectiflow.verbs.train import report_end
 
 STUDENT_STEPS = (1, 2, 4)
@@ -58,14 +57,18 @@ def _check_pairs(pairs: DictConfig) -> None:
     for name in ("count", "steps", "batch"):
         if pairs[name] < 1:
             raise ConfigError(f"pairs.{name}={pairs[name]} is not allowed: it must be an integer of at least 1")
+    if not (0 < pairs.keep <= 1 and 0 <= pairs.real < 1):
+        raise ConfigError(
+            f"pairs.keep={pairs.keep}, pairs.real={pairs.real}: what is kept is above 0 and at most 1, "
+            "what is real at least 0 and below 1"
+        )
 
 
 def _data(teacher: Trained, config: DictConfig, method: Method, folder: Path) -> Dataset:
     if method.trains_on == "data":
         return teacher.domain.dataset("train")
     pairs: Any = OmegaConf.to_container(config.pairs)
-    place = pairs.pop("folder")
-    return PairStore(place) if place else make_pairs(teacher, folder / "pairs", **pairs)
+    return training_pairs(teacher, folder, pairs)
 
 
 def _student_config(teacher: Trained, config: DictConfig, method: Method, folder: Path) -> DictConfig:

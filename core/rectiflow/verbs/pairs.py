@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,39 @@ from rich.progress import Progress
 
 from rectiflow.batch import Shape
 from rectiflow.rectify.generate import generate_pairs
+from rectiflow.rectify.inverting import invert_pairs
+from rectiflow.rectify.mixture import Mixture
 from rectiflow.rectify.pairs import PairStore
+from rectiflow.rectify.selection import Pairs, score_pairs, select_pairs
+from rectiflow.rectify.shards import write_file
 from rectiflow.schedules import exponentials, scheduled
 from rectiflow.trained import Trained
+
+
+def training_pairs(teacher: Trained, folder: Path, pairs: Mapping[str, Any]) -> Pairs:
+    """The pairs that a student of a run trains on, and pairs.json in its folder, which says what they are.
+
+    Args:
+        teacher: the run.
+        folder: the student's; the store becomes its folder "pairs", inverted data its folder "inverted".
+        pairs: as in `PairsSettings`.
+
+    Raises:
+        ConfigError: a domain without a quality score, or see `generate_pairs` and `invert_pairs`.
+    """
+    settings = dict(pairs)
+    place, keep, real = settings.pop("folder"), settings.pop("keep"), settings.pop("real")
+    found: Pairs = PairStore(place) if place else make_pairs(teacher, folder / "pairs", **settings)
+    if keep < 1:
+        found = select_pairs(found, score_pairs(found, teacher.domain.quality), share=keep)
+    if real:
+        data = teacher.domain.dataset("train")
+        inverted = invert_pairs(
+            teacher.flow, folder / "inverted", data, steps=2 * settings["steps"], device=teacher.device
+        )
+        found = Mixture([(inverted, real), (found, 1 - real)])
+    write_file(folder / "pairs.json", (json.dumps(found.provenance, indent=1, sort_keys=True) + "\n").encode())
+    return found
 
 
 def make_pairs(

@@ -18,7 +18,7 @@ from rectiflow.domain import Domain
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.records import Metric, Reference
-from rectiflow_images.classifier import trained
+from rectiflow_images.classifier import Classifier, trained
 from rectiflow_images.data import ImageData
 from rectiflow_images.features import EfficientNetLite0
 from rectiflow_images.metrics import FeatureNet, class_gaussian, evaluate_images, floors
@@ -173,6 +173,19 @@ class Images(Domain):
         """Figures of samples against the training images; values outside [-1, 1] are clipped, as in a picture."""
         train, validation = self.splits
         return evaluate_images(_tensor(x).clamp(-1, 1), cond.get("label"), train, validation, self.feature_net)
+
+    def quality(self, x: State, cond: Cond) -> Tensor:
+        """Log-probability (count,) that the classifier gives to the class that was asked for.
+
+        Raises:
+            ConfigError: images without classes, or colour, whose network does not classify.
+        """
+        net = self.feature_net
+        if "label" not in cond or not isinstance(net, Classifier):
+            raise ConfigError(f"the quality of a pair is its class's probability, which {net.name} cannot tell here")
+        with torch.no_grad():
+            scores: Tensor = net(_tensor(x).clamp(-1, 1)).log_softmax(1)
+        return scores.gather(1, cond["label"][:, None])[:, 0]
 
     def references(self, count: int, seed: int) -> list[Reference]:
         """Held-out real images as the floor, and a Gaussian a class as the baseline."""
