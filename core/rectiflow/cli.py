@@ -23,6 +23,7 @@ USAGE = """usage: rectiflow <verb> <domain> [key=value …]
   evaluate <domain> run=… […]  figures per sampler                -> metrics.json, report.html
   demo     <domain> […]        all of it on embedded data, in minutes
   fetch    <domain> <data set> download a data set into the cache
+  bench    <study> […]         few-step methods side by side      -> table.md, report.html
   doctor                       versions, devices, disk, what is missing
 
 rectiflow <verb> <domain> --help   the settings of a verb
@@ -94,6 +95,8 @@ def _domain_verb(call: Call) -> int:
 
     if call.verb in DOMAIN_VERBS:
         return DOMAIN_VERBS[call.verb](load_spec(call.domain), call)
+    if call.verb == "bench":
+        return _bench(call)
     special = _special_verbs()
     if call.domain and call.verb in load_spec(call.domain).verbs:
         function = load_object(load_spec(call.domain).verbs[call.verb], extra=call.domain)
@@ -105,6 +108,25 @@ def _domain_verb(call: Call) -> int:
     hint = f"; did you mean {close[0]!r}?" if close else ""
     where = f" for {call.domain}" if call.verb in special else ""
     raise ConfigError(f"verb {call.verb!r} is unknown{where}; allowed: {', '.join(allowed)}{hint}")
+
+
+def _bench(call: Call) -> int:
+    """A study of whichever installed domain has it."""
+    from rectiflow.config import check_overrides, compose_verb
+    from rectiflow.domain import installed, load_object, load_spec
+    from rectiflow.settings import BenchSettings
+
+    studies = {study: spec for spec in map(load_spec, installed()) for study in spec.studies}
+    if call.domain not in studies:
+        raise ConfigError(f"study {call.domain!r} is unknown; allowed: {', '.join(sorted(studies)) or 'none'}")
+    check_overrides(call.overrides)
+    spec = studies[call.domain]
+    config = compose_verb(BenchSettings, {}, call.overrides)
+    if call.flags:
+        return _execute("bench", spec, config, call)
+    study = load_object(spec.studies[call.domain], extra=spec.name)
+    import_module("rectiflow.verbs.bench").run(spec, study, config)
+    return 0
 
 
 def _special_verbs() -> list[str]:

@@ -227,6 +227,7 @@ CORE_GROUPS: dict[str, dict[str, type]] = {
 class SamplingSettings:
     """How samples are drawn unless a verb says otherwise; `method` is a solver's name, or boss.
 
+    An adaptive method leaves `steps` unused and takes `rtol`, `atol` and `max_nfe`, the most evaluations that it may spend.
     `exponential` puts components of a state on schedules of their own, by name and rate, with method ddim: for example
     `exponential.rotations=10` (rectiflow.schedules); the network must predict data.
     """
@@ -235,18 +236,26 @@ class SamplingSettings:
     steps: int = 20
     guidance: float = 1.0
     shift: float = 1.0
+    rtol: float | None = None
+    atol: float | None = None
+    max_nfe: int | None = None
     exponential: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class EvaluationSettings:
-    """What `evaluate` measures: each sampler is written method-steps, for example euler-10; `exponential` as for sampling."""
+    """What `evaluate` measures; `exponential` as for sampling.
+
+    Each sampler is written method-steps, for example euler-10; an adaptive one stands alone or with what rtol and atol both are,
+    dopri5 or dopri5-1e-3, and may spend `max_nfe` evaluations.
+    """
 
     samplers: list[str] = field(default_factory=lambda: ["euler-1", "euler-2", "euler-4", "euler-10", "midpoint-20"])
     count: int = 1000
     batch: int = 500
     guidance: float = 1.0
     seed: int = 1
+    max_nfe: int | None = None
     exponential: dict[str, float] = field(default_factory=dict)
 
 
@@ -256,13 +265,16 @@ class ReflowSettings:
 
     `fresh` starts the student from new weights; by default it starts from the teacher's. `condition_drop` is 0 because a
     pair's sample follows from its noise *and* its condition: without the latter the student can only blur, and the share of
-    steps is lost. Give the guidance to the teacher instead. `exponential` is the teacher's, as for sampling.
+    steps is lost. Give the guidance to the teacher instead. Its `exponential`, `rtol`, `atol` and `max_nfe` are as for sampling.
     """
 
     pairs: int = 10000
     method: str = "midpoint"
     steps: int = 12
     guidance: float = 1.0
+    rtol: float | None = None
+    atol: float | None = None
+    max_nfe: int | None = None
     exponential: dict[str, float] = field(default_factory=dict)
     pair_batch: int = 500
     seed: int = 1
@@ -379,3 +391,21 @@ class DemoSettings:
     name: str = "demo"
     out: str = "runs"
     recipe: str = ""
+
+
+@dataclass
+class BenchSettings:
+    """`rectiflow bench <study>`: students by many methods from one teacher, measured side by side.
+
+    `updates` of each student and `pairs` of the teacher make the budget, `methods` a choice of the study's entries (all by
+    default), `teacher` settings of its training, `jobs` how many processes of one thread work at a time.
+    """
+
+    name: str = "few-step"
+    out: str = "runs"
+    updates: int = 2000
+    pairs: int = 20000
+    count: int = 1440
+    jobs: int = 2
+    methods: list[str] = field(default_factory=list)
+    teacher: list[str] = field(default_factory=list)

@@ -19,5 +19,6 @@ SPEC = DomainSpec(
         "emoji": "Noto and Twemoji, 3 x 32x32, paired and captioned (Apache-2.0, CC-BY-4.0)",
     },
     fetcher="rectiflow_images.fetching:fetch",
+    studies={"few-step": "rectiflow_images.few_step:FEW_STEP"},
     requires={"sklearn": "images", "mlxtend": "images", "efficientnet_lite_pytorch": "images"},
 )

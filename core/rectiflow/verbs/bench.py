@@ -1,0 +1,239 @@
+"""`rectiflow bench`: a study of few-step methods, students of one teacher at the same cost; it continues where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from rectiflow.domain import DomainSpec
+from rectiflow.drawing import carry, draw_sources
+from rectiflow.errors import ConfigError, RectiflowError
+from rectiflow.records import read_evaluation, write_atomically
+from rectiflow.runs import CONFIG_FILE, read_config
+from rectiflow.study import Entry, Study
+from rectiflow.study_report import Result, write_study
+from rectiflow.trained import Trained, open_run
+from rectiflow.training.checkpoint import checkpoint_folders
+from rectiflow.verbs.boss import walk
+from rectiflow.verbs.evaluate import parse_sampler
+from rectiflow.verbs.pairs import make_pairs
+
+SECONDS_FILE = "cpu_seconds.json"
+TIMED_SAMPLES = 100
+TIMED_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A study that is being run."""
+
+    spec: DomainSpec
+    study: Study
+    config: DictConfig
+
+    @property
+    def folder(self) -> Path:
+        """Of all runs and results."""
+        return Path(str(self.config.out), self.spec.name, str(self.config.name))
+
+    @property
+    def teacher(self) -> Path:
+        """The teacher's run."""
+        return self.folder / "teacher"
+
+    def runs(self, entry: Entry) -> list[Path]:
+        """The runs of an entry's stages; the teacher's for an entry without."""
+        return [self.folder / f"{entry.name}-{k + 1}" for k in range(len(entry.stages))] or [self.teacher]
+
+
+def run(spec: DomainSpec, study: Study, config: DictConfig) -> Path:
+    """Train the teacher and every student, measure them, and return the report's path.
+
+    Raises:
+        ConfigError: an unknown entry, or a number that is not allowed.
+        RectiflowError: a training or an evaluation failed; the message names its log.
+    """
+    for name in ("updates", "pairs", "jobs"):
+        if config[name] < 1:
+            raise ConfigError(f"{name}={config[name]} is not allowed: it must be an integer of at least 1")
+    names = [entry.name for entry in study.entries]
+    unknown = [name for name in config.methods if name not in names]
+    if unknown:
+        raise ConfigError(f"method {unknown[0]!r} is not in this study; allowed: {', '.join(names)}")
+    chosen = tuple(entry for entry in study.entries if not config.methods or entry.name in config.methods)
+    bench = Bench(spec, replace(study, entries=chosen), config)
+    bench.folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    _all(bench, [_train_teacher(bench)])
+    _make_pairs(bench)
+    # Grids of the teacher are needed by what is straightened on them, so it is measured first.
+    untrained = [entry for entry in chosen if not entry.stages]
+    _all(bench, [_measure(bench, untrained)])
+    _all(bench, [_make_student(bench, entry) for entry in chosen if entry.stages])
+    results = _results(bench)
+    path = write_study(bench.folder, study, results, title=f"rectiflow · {spec.name} · {config.name}")
+    print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes\nreport: {path}")
+    return path
+
+
+Job = Iterator[tuple[str, list[str]]]
+"""Commands of one entry, in order, each with the name that its processor time is counted under."""
+
+
+def _train_teacher(bench: Bench) -> Job:
+    config = bench.config
+    if not _finished(bench.teacher):
+        where = [f"name={config.name}/teacher", f"out={config.out}"]
+        yield "teacher", ["train", bench.spec.name, f"recipe={bench.study.recipe}", *where, *config.teacher]
+
+
+def _make_student(bench: Bench, entry: Entry) -> Job:
+    config, previous = bench.config, bench.teacher
+    for number, (stage, run) in enumerate(zip(entry.stages, bench.runs(entry), strict=True), start=1):
+        if not _finished(run):
+            settings = [_filled(bench, text) for text in (*bench.study.training, *stage.settings)]
+            if entry.pairs:
+                settings.append(f"pairs.folder='{bench.folder / 'pairs'}'")
+            settings += [f"method={stage.method}", f"training.steps={max(1, round(stage.share * config.updates))}"]
+            where = [f"run='{previous}'", f"name={config.name}/{entry.name}-{number}", f"out={config.out}"]
+            quiet = ["training.tensorboard=false", "training.preview_every=0"]
+            yield entry.name, ["distill", bench.spec.name, *where, *settings, *quiet]
+        previous = run
+    yield from _measure(bench, [entry])
+
+
+def _measure(bench: Bench, entries: list[Entry]) -> Job:
+    for entry in entries:
+        run = bench.runs(entry)[-1]
+        done = {(row.method, row.steps) for row in read_evaluation(run).rows if row.count == bench.config.count}
+        missing = [text for text in entry.samplers if _key(text) not in done]
+        if missing:
+            settings = [f"samplers=[{','.join(missing)}]", f"count={bench.config.count}"]
+            yield "evaluation", ["evaluate", bench.spec.name, f"run='{run}'", *settings]
+
+
+def _filled(bench: Bench, text: str) -> str:
+    """A setting with the teacher's grid in place of @boss-<steps>."""
+    key, _, value = text.partition("=@boss-")
+    if not value:
+        return text
+    trained = open_run(bench.spec, bench.teacher)
+    _, times = walk(trained, trained.flow, "boss", int(value), 1.0)
+    return f"{key}=[{','.join(f'{time:g}' for time in ([] if times is None else times.tolist()))}]"
+
+
+def _make_pairs(bench: Bench) -> None:
+    if not any(entry.pairs for entry in bench.study.entries):
+        return
+    before = time.process_time()
+    method, steps = bench.study.pairs
+    teacher = open_run(bench.spec, bench.teacher)
+    make_pairs(
+        teacher, bench.folder / "pairs", count=bench.config.pairs, method=method, steps=steps, seed=1, exponential={}
+    )
+    _spend(bench, "pairs", time.process_time() - before)
+
+
+def _all(bench: Bench, jobs: list[Job]) -> None:
+    """Run the commands of all jobs, `jobs` processes at a time; commands of one job come one after the other."""
+    waiting, running = list(jobs), dict[int, tuple[Job, str, Path, subprocess.Popen[bytes]]]()
+    while waiting or running:
+        while waiting and len(running) < bench.config.jobs:
+            job = waiting.pop(0)
+            command = next(job, None)
+            if command is not None:
+                name, arguments = command
+                log = bench.folder / f"{name}.log"
+                process = _start(arguments, log)
+                running[process.pid] = (job, name, log, process)
+        if not running:
+            continue
+        pid, status, usage = os.wait3(0)
+        if pid not in running:
+            continue
+        job, name, log, process = running.pop(pid)
+        process.returncode = os.waitstatus_to_exitcode(status)  # it was waited for here, for its processor time
+        _spend(bench, name, usage.ru_utime + usage.ru_stime)
+        if process.returncode != 0:
+            for _, _, _, other in running.values():
+                other.terminate()
+                other.wait()
+            last = log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise RectiflowError(
+                f"{name} failed: {' '.join(last)}; its log is {log}, and the same command continues it"
+            )
+        waiting.insert(0, job)
+
+
+def _start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    print(f"rectiflow {' '.join(arguments)}", flush=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("ab") as stream:
+        command = [sys.executable, "-m", "rectiflow.cli", *arguments]
+        return subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)  # noqa: S603  (our own program)
+
+
+def _spend(bench: Bench, name: str, seconds: float) -> None:
+    spent = _spent(bench)
+    spent[name] = spent.get(name, 0.0) + seconds
+    write_atomically(bench.folder / SECONDS_FILE, json.dumps(spent, indent=1, sort_keys=True) + "\n")
+
+
+def _spent(bench: Bench) -> dict[str, float]:
+    path = bench.folder / SECONDS_FILE
+    found: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
+
+
+def _finished(run: Path) -> bool:
+    """Whether a run has made its last step."""
+    if not (run / CONFIG_FILE).is_file():
+        return False
+    found = checkpoint_folders(run)
+    last = max((int(folder.name.rpartition("-")[2]) for folder in found), default=0)
+    return last >= int(read_config(run).training.steps)
+
+
+def _results(bench: Bench) -> list[Result]:
+    """Every row: its figures from the evaluation, its cost from the training, its time measured here, in turn over all rows."""
+    spent, results, timed = _spent(bench), [], []
+    for entry in bench.study.entries:
+        trained = open_run(bench.spec, bench.runs(entry)[-1])
+        rows = {(row.method, row.steps): row for row in read_evaluation(trained.folder).rows}
+        parameters = sum(parameter.numel() for parameter in trained.network.parameters())
+        seconds = spent.get(entry.name, 0.0) + (spent.get("pairs", 0.0) if entry.pairs else 0.0)
+        for text in entry.samplers:
+            row = rows[_key(text)]
+            strip = None if row.strip is None else trained.folder / row.strip
+            results.append(
+                Result(entry.name, entry.title, text, row.nfe, parameters, seconds, dict(row.metrics), 0.0, strip)
+            )
+            timed.append((trained, *_key(text)))
+    times = [[_seconds(*row) for row in timed] for _ in range(TIMED_ROUNDS)]
+    middle = torch.tensor(times).median(0).values.tolist()
+    return [
+        replace(result, milliseconds=1000 * seconds / TIMED_SAMPLES)
+        for result, seconds in zip(results, middle, strict=True)
+    ]
+
+
+def _key(text: str) -> tuple[str, int]:
+    sampler = parse_sampler(text)
+    return sampler.method, sampler.steps
+
+
+def _seconds(trained: Trained, method: str, steps: int) -> float:
+    generator = torch.Generator().manual_seed(0)
+    cond = trained.domain.conditions(TIMED_SAMPLES, generator)
+    x0 = draw_sources(trained.domain, trained.flow, cond, TIMED_SAMPLES, generator)
+    walked, times = walk(trained, trained.flow, method, steps, 1.0)
+    return carry(trained.flow, x0, cond, method=walked, steps=steps, times=times, device=trained.device).seconds
