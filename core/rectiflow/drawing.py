@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from rectiflow.flow import Flow
 from rectiflow.sampling import integrate
 from rectiflow.solvers.catalogue import ADAPTIVE
 
+TOLERANCES = ("rtol", "atol", "max_nfe")
+"""What adaptive methods take in place of a number of steps."""
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -26,13 +29,13 @@ class Drawn:
     Attributes:
         x: (count, ...) samples.
         cond: their conditions.
-        nfe: network evaluations per sample.
+        nfe: network evaluations per sample; the mean over batches for an adaptive method.
         seconds: wall time of the solves.
     """
 
     x: Any
     cond: Cond
-    nfe: int
+    nfe: float
     seconds: float
 
 
@@ -54,12 +57,14 @@ def carry(
     batch: int = 500,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    tolerances: Mapping[str, Any] | None = None,
     times: Tensor | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Drawn:
     """Carry sources (count, ...) to data, `batch` at a time.
 
-    `steps` is unused by an adaptive method and with `times`, a grid of one's own. `seed` is for the noise of stochastic methods,
+    `steps` is unused by an adaptive method, for which `tolerances` may hold rtol, atol and max_nfe, and with `times`, a grid of
+    one's own. `seed` is for the noise of stochastic methods,
     which they draw on the device, batch after batch.
 
     Raises:
@@ -68,7 +73,7 @@ def carry(
     """
     count = batch_size(x0)
     generator = torch.Generator(device).manual_seed(seed)
-    chunks, nfe, started = [], 0, time.perf_counter()
+    chunks, spent, started = [], 0, time.perf_counter()
     for rows in torch.split(torch.arange(count), batch):
         solution = integrate(
             flow,
@@ -80,13 +85,19 @@ def carry(
             generator=generator,
             cond=move(take(cond, rows), device),
             guidance=Guidance(float(guidance)),
+            **(tolerances or {}),
         )
         chunks.append(move(solution.x, "cpu"))
-        nfe = solution.nfe
+        spent += solution.nfe * len(rows)
         if progress is not None:
             progress(len(rows))
     seconds = time.perf_counter() - started
-    return Drawn(map_state(lambda *pieces: torch.cat(pieces), *chunks), cond, nfe, seconds)
+    return Drawn(map_state(lambda *pieces: torch.cat(pieces), *chunks), cond, spent / count, seconds)
+
+
+def tolerances(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of rtol, atol and max_nfe that a verb's settings give, for `carry`."""
+    return {name: config[name] for name in TOLERANCES if config.get(name) is not None}
 
 
 def move(state: Any, device: torch.device | str) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rectiflow.batch import Batch
 from rectiflow.couplings import Coupling, Independent
 from rectiflow.domain import Domain
-from rectiflow.drawing import carry, draw_sources
+from rectiflow.drawing import carry, draw_sources, tolerances
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Draw, Flow
 from rectiflow.predictions import MARGIN
@@ -128,6 +128,7 @@ class FlowTask:
             steps=self.sampling.steps,
             shift=self.sampling.shift,
             guidance=self.sampling.guidance,
+            tolerances=tolerances(self.sampling),
             device=next(network.parameters()).device,
         )
         pictures = folder / "samples"

@@ -39,8 +39,9 @@ class Metric:
 class Row:
     """One sampler setting, measured.
 
-    `nfe` is the number of function evaluations a sample as counted by the solver (a mean for adaptive ones), `count`
-    the number of samples, `strip` a PNG of samples and `view` an html page of them, relative to the run folder.
+    `nfe` is the number of function evaluations a sample as counted by the solver (a mean for adaptive ones), `count` the
+    number of samples, `strip` a PNG of samples and `view` an html page of them, relative to the run folder. `tolerance` is what
+    rtol and atol of an adaptive sampler were, None for its own.
     """
 
     method: str
@@ -54,11 +55,12 @@ class Row:
     command: str
     strip: str | None = None
     view: str | None = None
+    tolerance: float | None = None
 
     @property
-    def key(self) -> tuple[str, int, float]:
+    def key(self) -> tuple[str, int, float, float | None]:
         """What names the setting: a later row with the same key replaces this one."""
-        return self.method, self.steps, self.guidance
+        return self.method, self.steps, self.guidance, self.tolerance
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from rectiflow.cli import main
+from rectiflow.records import read_evaluation
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["training.steps=6", "training.batch=16", "training.warmup=2", "training.checkpoint_every=2", "model.width=16"]
@@ -106,6 +107,41 @@ def test_samples_are_files_and_repeat(
         capsys.readouterr()
         assert main(["sample", "images", run, wrong]) != 0
         assert says in capsys.readouterr().err
+
+
+def test_adaptive_sampling(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(trained)
+    sample = ["sample", "images", "run=runs/images/base", "count=4"]
+    spent = []
+    for tolerance in ("1e-2", "1e-5"):
+        assert main([*sample, "method=dopri5", f"rtol={tolerance}", f"atol={tolerance}"]) == 0
+        out = capsys.readouterr().out
+        spent.append(float(out.split(" evaluations")[0].split()[-1]))
+        assert f"dopri5-rtol{float(tolerance):g}-atol{float(tolerance):g}-seed0" in out
+    assert 7 < spent[0] < spent[1]
+    for wrong, says in {
+        "method=euler rtol=1e-3": "solver 'euler' got the option 'rtol'; it takes: none",
+        "method=dopri5 atol=0": "atol 0; allowed:",
+        "method=dopri5 max_nfe=10": "allowed: 10 evaluations; raise max_nfe",
+    }.items():
+        assert main([*sample, *wrong.split()]) != 0
+        assert says in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_adaptive_samplers_are_evaluated(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    evaluate = ["evaluate", "images", "run=runs/images/base", "count=16"]
+    assert main([*evaluate, "samplers=[dopri5,dopri5-1e-2,euler-2]", "max_nfe=500"]) == 0
+    assert "dopri5-0.01" in capsys.readouterr().out
+    rows = read_evaluation(trained / "runs/images/base").rows
+    found = {(row.method, row.steps, row.tolerance): row for row in rows if row.method == "dopri5"}
+    assert set(found) == {("dopri5", 0, None), ("dopri5", 0, 0.01)}
+    assert found["dopri5", 0, 0.01].nfe < found["dopri5", 0, None].nfe
+    assert "samplers=[dopri5-0.01]" in found["dopri5", 0, 0.01].command
+    assert "max_nfe=500" in found["dopri5", 0, 0.01].command
 
 
 def test_a_second_run_of_the_same_name(

@@ -19,7 +19,7 @@ from rectiflow.nn.modes import evaluating
 from rectiflow.rectify.pairs import PairLayout, PairStore
 from rectiflow.rectify.shards import raw_bytes
 from rectiflow.rectify.writing import PairWriter
-from rectiflow.solvers.catalogue import solver
+from rectiflow.solvers.catalogue import check_options
 from rectiflow.spaces.product import Product
 from rectiflow.times import time_grid
 from rectiflow.training.randomness import stream_seed
@@ -39,6 +39,7 @@ def generate_pairs(
     method: str = "euler",
     shift: float = 1.0,
     guidance: float = 1.0,
+    tolerances: Mapping[str, Any] | None = None,
     batch: int = 250,
     shard_size: int = 1000,
     dtype: str = "float32",
@@ -57,12 +58,13 @@ def generate_pairs(
         folder: of the store.
         count: number of pairs.
         shape: of one state, without a batch axis.
-        steps: solver steps a sample.
+        steps: solver steps a sample; unused by an adaptive method.
         seed: names the streams of sources and conditions.
         conditions: (n, generator) -> name -> (n, ...); None for a flow without.
         method: a solver's name.
         shift: time shift of the solver's grid.
         guidance: scale of classifier-free guidance, which the pairs then hold.
+        tolerances: rtol, atol and max_nfe of a method that takes them.
         batch: samples a solve.
         shard_size: pairs a file, and the most that a kill can cost.
         dtype: of the stored states: float16, float32 or float64.
@@ -78,9 +80,10 @@ def generate_pairs(
     """
     if batch < 1:
         raise ConfigError(f"batch of pair generation is {batch}; it must be at least 1")
-    solver(method)
+    check_options(method, tolerances or {})
     time_grid(steps, shift)
     sampler: dict[str, Any] = {"method": method, "steps": steps, "shift": float(shift), "guidance": float(guidance)}
+    sampler |= tolerances or {}
     if isinstance(flow.space, Product) and flow.space.schedules:
         sampler["schedules"] = repr(flow.space.schedules)
     layout = PairLayout(
@@ -107,6 +110,7 @@ def generate_pairs(
                 steps=steps,
                 shift=shift,
                 guidance=guidance,
+                tolerances=tolerances,
                 batch=batch,
                 device=device,
                 progress=tick,

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rectiflow.domain import DomainSpec, build
+from rectiflow.drawing import TOLERANCES
 from rectiflow.errors import ConfigError
 from rectiflow.rectify.distillation import Distillation, StudentTask
 from rectiflow.rectify.method import Method
@@ -84,7 +85,13 @@ def _student_config(teacher: Trained, config: DictConfig, method: Method, folder
         "teacher": os.path.relpath(teacher.folder, folder),
         "model": plain["model"],
         "training": plain["training"],
-        "sampling": {**written["sampling"], "method": method.sampler, "steps": 1, "guidance": 1.0, "exponential": {}},
+        "sampling": {
+            **{name: value for name, value in written["sampling"].items() if name not in TOLERANCES},
+            "method": method.sampler,
+            "steps": 1,
+            "guidance": 1.0,
+            "exponential": {},
+        },
         "evaluation": {
             **written["evaluation"],
             "samplers": [f"{method.sampler}-{steps}" for steps in STUDENT_STEPS],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
@@ -62,30 +64,38 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     strip_x0 = draw_sources(domain, flow, strip_cond, strip_count, generator)
     cond = domain.conditions(config.count, generator)
     x0 = draw_sources(domain, flow, cond, config.count, generator)
-    settings = {"guidance": config.guidance, "batch": config.batch, "device": trained.device, "seed": config.seed}
+    settings: dict[str, Any] = {
+        "guidance": config.guidance,
+        "batch": config.batch,
+        "device": trained.device,
+        "seed": config.seed,
+    }
     rows = []
-    for method, steps in samplers:
-        walked, times = walk(trained, flow, method, steps, config.guidance)
-        drawn = carry(flow, x0, cond, method=walked, steps=steps, times=times, **settings)
-        strip = carry(flow, strip_x0, strip_cond, method=walked, steps=steps, times=times, **settings)
-        picture = Path("samples") / f"strip-{method}-{steps}.png"
+    for sampler in samplers:
+        method, times = walk(trained, flow, sampler.method, sampler.steps, config.guidance)
+        limits = sampler.tolerances(config.max_nfe)
+        how = {"method": method, "steps": sampler.steps, "times": times, "tolerances": limits, **settings}
+        drawn = carry(flow, x0, cond, **how)
+        strip = carry(flow, strip_x0, strip_cond, **how)
+        picture = Path("samples") / f"strip-{sampler}.png"
         (folder / "samples").mkdir(exist_ok=True)
         domain.picture(strip.x, strip_cond).save(folder / picture)
         page = domain.view(strip.x, strip_cond)
         if page is not None:
             write_atomically(folder / picture.with_suffix(".html"), page)
         row = Row(
-            method=method,
-            steps=steps,
+            method=sampler.method,
+            steps=sampler.steps,
             nfe=drawn.nfe,
             guidance=config.guidance,
             count=config.count,
             seed=config.seed,
             metrics=domain.evaluate(drawn.x, cond),
             seconds_per_sample=drawn.seconds / config.count,
-            command=_command(spec, config, method, steps),
+            command=_command(spec, config, sampler),
             strip=str(picture),
             view=None if page is None else str(picture.with_suffix(".html")),
+            tolerance=sampler.tolerance,
         )
         append(folder, row)
         rows.append(row)
@@ -98,21 +108,55 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     return folder
 
 
-def parse_sampler(text: str) -> tuple[str, int]:
-    """Method and steps of a sampler written method-steps; an adaptive method stands alone and has 0 steps.
+class Sampler(NamedTuple):
+    """A method with its steps, or an adaptive one (0 steps) with what rtol and atol both are, None for its own."""
+
+    method: str
+    steps: int
+    tolerance: float | None = None
+
+    def __str__(self) -> str:
+        if self.steps:
+            return f"{self.method}-{self.steps}"
+        return self.method if self.tolerance is None else f"{self.method}-{self.tolerance:g}"
+
+    def tolerances(self, max_nfe: int | None) -> dict[str, float]:
+        """What an adaptive method is given beside the state; nothing for another."""
+        both = {} if self.tolerance is None else {"rtol": self.tolerance, "atol": self.tolerance}
+        return both | ({} if self.steps or max_nfe is None else {"max_nfe": max_nfe})
+
+
+def parse_sampler(text: str) -> Sampler:
+    """A sampler written method-steps; an adaptive method stands alone or with a tolerance, dopri5-1e-3.
 
     Raises:
-        ConfigError: another form, an unknown method or no steps.
+        ConfigError: another form, an unknown method, no steps, or a tolerance that is not a number above 0.
     """
-    if text in ADAPTIVE:
-        return text, 0
+    for method in ADAPTIVE:
+        if text == method:
+            return Sampler(method, 0)
+        if text.startswith(f"{method}-"):
+            return Sampler(method, 0, _tolerance(text, text.removeprefix(f"{method}-")))
     match = re.fullmatch(r"(.+)-(\d+)", text)
     if match is None or int(match.group(2)) < 1:
         raise ConfigError(
             f"sampler {text!r} is not of the form method-steps with at least one step, for example euler-10"
         )
     check_method(match.group(1))
-    return match.group(1), int(match.group(2))
+    return Sampler(match.group(1), int(match.group(2)))
+
+
+def _tolerance(sampler: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise ConfigError(
+            f"sampler {sampler!r} chooses its own steps; what may follow it is a tolerance between 0 and 1, for example "
+            f"{sampler.removesuffix(f'-{text}')}-1e-3"
+        )
+    return value
 
 
 def report(spec: DomainSpec, folder: Path) -> Path:
@@ -130,9 +174,9 @@ def report(spec: DomainSpec, folder: Path) -> Path:
     )
 
 
-def _command(spec: DomainSpec, config: DictConfig, method: str, steps: int) -> str:
-    sampler = method if method in ADAPTIVE else f"{method}-{steps}"
+def _command(spec: DomainSpec, config: DictConfig, sampler: Sampler) -> str:
     extra = "" if config.guidance == 1 else f" guidance={config.guidance:g}"
+    extra += "" if sampler.steps or config.max_nfe is None else f" max_nfe={config.max_nfe}"
     extra += "".join(f" exponential.{name}={rate:g}" for name, rate in config.exponential.items())
     return (
         f"rectiflow evaluate {spec.name} run={config.run} 'samplers=[{sampler}]' "
@@ -155,8 +199,8 @@ def _geometry(trained: Trained, x0: State, cond: dict[str, torch.Tensor], guidan
 def _progress(row: Row, metrics: Sequence[Metric]) -> None:
     primary = next((metric for metric in metrics if metric.primary), None)
     figure = f" {primary.title} {row.metrics[primary.name]:.3g}" if primary and primary.name in row.metrics else ""
-    steps = f"{row.steps} steps" if row.steps else "adaptive"
-    print(f"{row.method} {steps}, {row.nfe:g} evaluations:{figure}", flush=True)
+    steps = f" {row.steps} steps" if row.steps else ""
+    print(f"{Sampler(row.method, 0, row.tolerance)}{steps}, {row.nfe:g} evaluations:{figure}", flush=True)
 
 
 def _print_table(rows: list[Row], references: list[Reference], metrics: Sequence[Metric]) -> None:
@@ -170,7 +214,12 @@ def _print_table(rows: list[Row], references: list[Reference], metrics: Sequence
     for reference in references:
         table.add_row(reference.kind, "", "", *cells(reference.metrics), style="dim")
     for row in rows:
-        table.add_row(row.method, f"{row.nfe:g}", f"{1000 * row.seconds_per_sample:.2f}", *cells(row.metrics))
+        table.add_row(
+            str(Sampler(row.method, 0, row.tolerance)),
+            f"{row.nfe:g}",
+            f"{1000 * row.seconds_per_sample:.2f}",
+            *cells(row.metrics),
+        )
     console = Console()
     # A pipe or a narrow window gets long lines rather than figures cut to a digit.
     (console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)).print(table)

@@ -9,11 +9,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rectiflow.domain import DomainSpec, build
+from rectiflow.drawing import tolerances
 from rectiflow.errors import ConfigError
 from rectiflow.matching import FlowMatching, FlowTask
 from rectiflow.predictions import MARGIN
 from rectiflow.runs import create_run
-from rectiflow.solvers.catalogue import solver
+from rectiflow.solvers.catalogue import check_options
 from rectiflow.trained import Trained, new_network, open_run
 from rectiflow.training.loop import fit
 from rectiflow.training.options import TrainingOptions
@@ -29,7 +30,7 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     """
     options = TrainingOptions(**OmegaConf.to_container(config.training))  # type: ignore[arg-type]
     options.validate()
-    solver(config.method)
+    check_options(config.method, tolerances(config))
     for name in ("pairs", "steps", "pair_batch"):
         if config[name] < 1:
             raise ConfigError(f"{name}={config[name]} is not allowed: it must be an integer of at least 1")
@@ -49,6 +50,7 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
         exponential=config.exponential,
         batch=config.pair_batch,
         seed=config.seed,
+        tolerances=tolerances(config),
     )
     domain = build(spec, student_config)
     network = new_network(domain, options.seed)

@@ -8,9 +8,10 @@ import torch
 from omegaconf import DictConfig
 
 from rectiflow.domain import DomainSpec
-from rectiflow.drawing import carry, draw_sources
+from rectiflow.drawing import carry, draw_sources, tolerances
 from rectiflow.errors import ConfigError, StorageError
 from rectiflow.schedules import exponentials, scheduled
+from rectiflow.solvers.catalogue import ADAPTIVE
 from rectiflow.trained import open_run
 from rectiflow.verbs.boss import walk
 
@@ -43,12 +44,11 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
         batch=config.batch,
         device=trained.device,
         seed=config.seed,
+        tolerances=tolerances(config),
     )
-    folder = (
-        Path(config.out)
-        if config.out
-        else trained.folder / "samples" / f"{config.method}-{config.steps}-seed{config.seed}"
-    )
+    sampler = config.method if config.method in ADAPTIVE else f"{config.method}-{config.steps}"
+    sampler += "".join(f"-{name}{value:g}" for name, value in tolerances(config).items())
+    folder = Path(config.out) if config.out else trained.folder / "samples" / f"{sampler}-seed{config.seed}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files = trained.domain.save(drawn.x, cond, folder)
@@ -56,5 +56,5 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror or error}; choose another out=") from error
     each = 1000 * drawn.seconds / config.count
-    print(f"{len(files)} samples, {drawn.nfe} evaluations, {each:.2f} ms each: {folder} (all.png shows all of them)")
+    print(f"{len(files)} samples, {drawn.nfe:g} evaluations, {each:.2f} ms each: {folder} (all.png shows all of them)")
     return folder

@@ -7,8 +7,10 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from rectiflow.domain import Domain, DomainSpec, build
+from rectiflow.drawing import tolerances
 from rectiflow.matching import FlowMatching, FlowTask
 from rectiflow.runs import create_run
+from rectiflow.solvers.catalogue import check_options
 from rectiflow.trained import new_network
 from rectiflow.training.batches import Dataset
 from rectiflow.training.loop import Fitted, Task, fit
@@ -41,6 +43,8 @@ def _flow_stage(domain: Domain, config: DictConfig, seed: int) -> tuple[Task, Da
         weight=config.weight,
         weight_margin=config.weight_margin,
     )
+    if tolerances(config.sampling):
+        check_options(config.sampling.method, tolerances(config.sampling))
     dataset = domain.dataset("train")
     task = FlowTask(domain, new_network(domain, seed), method, config.sampling)
     task.flow(task.network)  # finds a wrong prediction type
