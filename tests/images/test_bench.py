@@ -1,0 +1,94 @@
+"""`rectiflow bench few-step`: what it runs, that it continues, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from rectiflow.cli import main
+from rectiflow.rectify.settings import METHODS
+from rectiflow.study import Study
+from rectiflow.study_report import Result, markdown_table, write_study
+from rectiflow_images import SPEC
+from rectiflow_images.few_step import FEW_STEP
+
+RESULTS = [
+    Result("teacher", "teacher", "euler-1", 1, 650_000, 100.0, {"fd_digitsnet": 200.0}, 0.1),
+    Result("teacher", "teacher", "euler-10", 10, 650_000, 100.0, {"fd_digitsnet": 5.0}, 1.0),
+    Result(
+        "reflow", "reflow (2-RF)", "euler-1", 1, 650_000, 321.4, {"fd_digitsnet": 6.0, "accuracy_digitsnet": 0.98}, 0.1
+    ),
+]
+
+
+def test_the_study_names_methods_and_entries_that_exist() -> None:
+    assert isinstance(FEW_STEP, Study)
+    assert SPEC.studies == {"few-step": "rectiflow_images.few_step:FEW_STEP"}
+    names = [entry.name for entry in FEW_STEP.entries]
+    assert len(set(names)) == len(names)
+    assert {stage.method for entry in FEW_STEP.entries for stage in entry.stages} <= METHODS.keys()
+    for entry in FEW_STEP.entries:
+        assert math.isclose(sum(stage.share for stage in entry.stages), 1.0) or not entry.stages
+    bar, sampler = FEW_STEP.bar
+    assert sampler in next(entry.samplers for entry in FEW_STEP.entries if entry.name == bar)
+
+
+def test_table_figure_and_page(tmp_path: Path) -> None:
+    table = markdown_table(FEW_STEP, RESULTS).splitlines()
+    assert table[0].startswith("| method | sampler | NFE | fd | KID |")
+    assert table[-1] == "| reflow (2-RF) | euler-1 | 1 | 6 | nan | nan | 0.98 | 0.10 | 0.65 M | 321 |"
+    page = write_study(tmp_path, FEW_STEP, RESULTS, title="study <digits>")
+    assert "study &lt;digits&gt;" in page.read_text()
+    assert "http" not in page.read_text()
+    with Image.open(tmp_path / "few_steps.png") as figure:
+        assert figure.size[0] > 800
+    assert len(json.loads((tmp_path / "results.json").read_text())["rows"]) == 3
+
+
+def test_mistakes_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments, says in [
+        (["few-steps"], "study 'few-steps' is unknown; allowed: few-step"),
+        (["few-step", "updates=0"], "updates=0 is not allowed"),
+        (["few-step", "methods=[reflaw]"], "method 'reflaw' is not in this study; allowed: teacher, "),
+        (["few-step", "update=3"], "did you mean updates"),
+    ]:
+        capsys.readouterr()
+        assert main(["bench", *arguments]) == 2
+        assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main(["bench", "few-step", "--help"]) == 0
+    assert "updates: 2000" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_it_runs_and_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECTIFLOW_CACHE", str(tmp_path / "cache"))
+    methods = "methods=[teacher,boss,instaflow,shortcut,phased]"
+    command = ["bench", "few-step", "updates=5", "pairs=100", "count=40", "teacher=[training.steps=5]", methods]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    assert first.count("rectiflow distill") == 4
+    place = tmp_path / "runs/images/few-step"
+    spent = json.loads((place / "cpu_seconds.json").read_text())
+    assert {"teacher", "pairs", "instaflow", "shortcut", "phased", "evaluation"} <= spent.keys()
+    rows = json.loads((place / "results.json").read_text())["rows"]
+    assert {(row["sampler"], row["nfe"]) for row in rows if row["entry"] == "shortcut"} == {
+        ("jump-1", 1),
+        ("jump-2", 2),
+        ("jump-4", 4),
+    }
+    assert all(row["training_seconds"] > 0 and row["milliseconds"] > 0 for row in rows if row["entry"] == "shortcut")
+    assert main(command) == 0
+    again = capsys.readouterr().out
+    assert "rectiflow distill" not in again
+    assert "rectiflow evaluate" not in again
