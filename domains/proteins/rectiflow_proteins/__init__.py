@@ -15,5 +15,6 @@ SPEC = DomainSpec(
     conditions=BackboneConditions,
     datasets={"chains": "backbones of real protein chains, 40 to 300 residues (97 MB of packages)"},
     fetcher="rectiflow_proteins.fetching:fetch",
+    verbs={"designability": "rectiflow_proteins.designability:run", "scaffold": "rectiflow_proteins.scaffold:main"},
     requires={"biotite": "proteins", "gemmi": "proteins"},
 )

@@ -88,7 +88,7 @@ def _labels(text: Any) -> Tensor:
 
 
 def _lengths(value: Any, count: int) -> Tensor:
-    wanted = list(value) if isinstance(value, (list, tuple)) else [value]
+    wanted = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     for length in wanted:
         if not isinstance(length, int) or isinstance(length, bool) or not SHORTEST <= length <= LONGEST:
             raise ConfigError(f"cond.length={value} is not allowed: integers from {SHORTEST} to {LONGEST}")

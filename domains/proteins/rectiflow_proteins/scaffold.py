@@ -1,0 +1,139 @@
+"""`rectiflow scaffold proteins`: backbones around a motif out of a structure file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import MISSING, DictConfig
+from torch import Tensor
+
+from rectiflow.config import check_complete, check_overrides, compose_verb
+from rectiflow.domain import load_spec
+from rectiflow.drawing import draw_sources, move
+from rectiflow.errors import ConfigError, StorageError
+from rectiflow.trained import open_run
+from rectiflow_proteins.domain import Proteins, backbones
+from rectiflow_proteins.metrics import figures
+from rectiflow_proteins.reading import read_structure
+from rectiflow_proteins.scaffolding import Motif, motif_rmsd, scaffold
+from rectiflow_proteins.secondary import secondary_structure
+
+CLOSE = 1.0
+
+
+@dataclass
+class ScaffoldSettings:
+    """`rectiflow scaffold proteins`: the run, the motif, where it goes, and how hard it is held.
+
+    `motif` is a structure file, and of its first chain `residues` such as 5-16 (all by default), counted from 1; they begin at
+    residue `start` of chains of `length`.
+    """
+
+    run: str = MISSING
+    motif: str = MISSING
+    residues: str = ""
+    start: int = 1
+    length: int = 40
+    count: int = 16
+    steps: int = 50
+    strength: float = 1.0
+    corrections: int = 1
+    seed: int = 0
+    weights: str = "ema"
+    out: str = ""
+
+
+def main(overrides: Sequence[str]) -> int:
+    """Draw backbones that hold the motif, write them, a picture and their figures, and say how well they hold it.
+
+    Raises:
+        ConfigError: a bad setting, motif or run.
+        DataError: the motif's file cannot be read.
+        StorageError: the folder cannot be written.
+    """
+    check_overrides(list(overrides))
+    config = compose_verb(ScaffoldSettings, {}, list(overrides))
+    check_complete(config)
+    _check(config)
+    trained = open_run(load_spec("proteins"), Path(config.run), config.weights)
+    domain = trained.domain
+    if not isinstance(domain, Proteins):
+        raise ConfigError(f"run={config.run} is not a run of proteins")
+    motif = Motif.of(motif_atoms(Path(config.motif), config.residues).float(), config.start - 1)
+    generator = torch.Generator().manual_seed(config.seed)
+    cond = domain.conditions(config.count, generator, length=config.length)
+    cond = motif.conditions(cond)
+    x0: Any = draw_sources(domain, trained.flow, cond, config.count, generator)
+    solution = scaffold(
+        trained.flow,
+        move(x0, trained.device),
+        motif,
+        move(cond, trained.device),
+        steps=config.steps,
+        strength=config.strength,
+        corrections=config.corrections,
+        told="motif" in trained.config.model.told,
+    )
+    x = move(solution.x, "cpu")
+    found = judge(motif, x["translations"], backbones(x, cond))
+    folder = Path(config.out) if config.out else trained.folder / "samples" / f"scaffold-seed{config.seed}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = domain.save(x, cond, folder)
+        domain.picture(x, cond).save(folder / "all.png")
+        (folder / "figures.json").write_text(json.dumps(found, indent=1))
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written: {error.strerror or error}; choose another out=") from error
+    print(f"{len(files)} backbones around {len(motif.places)} residues, {solution.nfe} evaluations each: {folder}")
+    print(", ".join(f"{name} {value:.3g}" for name, value in found.items()))
+    return 0
+
+
+def judge(motif: Motif, translations: Tensor, chains: Sequence[Tensor]) -> dict[str, float]:
+    """Figures of backbones with CA (B, N, 3) and atoms (N, 4, 3) each.
+
+    motif_rmsd (median, Angstrom), motif_held (share below 1 A), and ca_valid, peptide_valid and clash_free of whole chains.
+    """
+    gaps = motif_rmsd(motif, translations)
+    whole = figures(chains, secondary_structure([chain[:, 1] for chain in chains]))
+    return {
+        "motif_rmsd": float(gaps.median()),
+        "motif_held": float((gaps < CLOSE).double().mean()),
+        **{name: whole[name] for name in ("ca_valid", "peptide_valid", "clash_free")},
+    }
+
+
+def motif_atoms(path: Path, residues: str) -> Tensor:
+    """Atoms N, CA, C, O, (M, 4, 3), of the first chain of a file, or of a range of its residues such as 5-16, from 1.
+
+    Raises:
+        ConfigError: no chain without a break, or a range that is malformed or outside of it.
+        DataError: the file cannot be read.
+    """
+    segments, _ = read_structure(path, shortest=3)
+    if not segments:
+        raise ConfigError(f"motif={path} holds no unbroken backbone of three residues or more; give another file")
+    atoms = segments[0].atoms
+    if not residues:
+        return atoms
+    first, dash, last = residues.partition("-")
+    if not (
+        dash and first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last) - 2 and int(last) <= len(atoms)
+    ):
+        raise ConfigError(
+            f"residues={residues} is not allowed: first-last, three residues or more of 1 to {len(atoms)}, for example 5-16"
+        )
+    return atoms[int(first) - 1 : int(last)]
+
+
+def _check(config: DictConfig) -> None:
+    for name in ("start", "length", "count", "steps", "corrections"):
+        if config[name] < 1:
+            raise ConfigError(f"{name}={config[name]} is not allowed: it must be an integer of at least 1")
+    if not 0 < config.strength <= 1:
+        raise ConfigError(f"strength={config.strength} is not allowed: above 0, at most 1")

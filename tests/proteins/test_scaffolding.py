@@ -1,0 +1,146 @@
+"""Scaffolding: a motif is held wherever it fits, by guidance alone, and the loss knows no place and no direction."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from rectiflow.errors import ConfigError
+from rectiflow.sampling import integrate
+from rectiflow.spaces import quaternions
+from rectiflow.spaces.so3 import SO3
+from rectiflow_proteins.batches import conditions_of
+from rectiflow_proteins.flow import FrameNoise, backbone_flow
+from rectiflow_proteins.scaffold import motif_atoms
+from rectiflow_proteins.scaffolding import Motif, motif_loss, motif_rmsd, scaffold
+
+SIZE = 20
+
+
+def noise(batch: int, seed: int) -> dict[str, Tensor]:
+    state = FrameNoise()(
+        {"translations": (batch, SIZE, 3), "rotations": (batch, SIZE, 4)},
+        cond={},
+        generator=torch.Generator().manual_seed(seed),
+        device=torch.device("cpu"),
+        dtype=torch.float64,
+    )
+    assert isinstance(state, dict)
+    return state
+
+
+def motif(seed: int = 5) -> Motif:
+    x = noise(1, seed)
+    return Motif(torch.tensor([3, 4, 5, 6, 11, 12]), 0.4 * x["translations"][0, :6], x["rotations"][0, :6])
+
+
+def moved(x: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    g = torch.tensor(Rotation.random(random_state=seed).as_quat(scalar_first=True)).expand_as(x["rotations"])
+    places = quaternions.rotate(g, x["translations"]) + torch.tensor([5.0, -3.0, 8.0])
+    return {"translations": places, "rotations": quaternions.multiply(g, x["rotations"])}
+
+
+def with_motif(x: dict[str, Tensor], held: Motif) -> dict[str, Tensor]:
+    x = {name: part.clone() for name, part in x.items()}
+    x["translations"][:, held.places], x["rotations"][:, held.places] = held.translations, held.rotations
+    return x
+
+
+def test_the_loss_is_zero_where_the_motif_is_and_nowhere_else() -> None:
+    held = motif()
+    loss = motif_loss(held)
+    there = with_motif(noise(2, 1), held)
+    assert loss(there).max() < 1e-18
+    assert loss(moved(there, 3)).max() < 1e-18
+    elsewhere = noise(2, 1)
+    assert loss(elsewhere).min() > 1
+    torch.testing.assert_close(loss(moved(elsewhere, 3)), loss(elsewhere))
+
+
+def test_the_loss_counts_distances_and_angles() -> None:
+    held = motif()
+    there = with_motif(noise(1, 1), held)
+    turned = {name: part.clone() for name, part in there.items()}
+    small = quaternions.exp(torch.tensor([0.0, 0.3, 0.0], dtype=torch.float64))
+    turned["rotations"][0, 4] = quaternions.multiply(turned["rotations"][0, 4], small)
+    torch.testing.assert_close(motif_loss(held, 2.0)(turned)[0].item(), 2.0 * 0.3**2 / 2)
+    # A symmetric stretch moves no centre and needs no turn: the squares simply add up.
+    wider = {name: part.clone() for name, part in there.items()}
+    centre = held.translations.mean(0)
+    wider["translations"][0, held.places] = centre + 1.1 * (held.translations - centre)
+    expected = (0.1 * (held.translations - centre)).square().sum() / 2
+    torch.testing.assert_close(motif_loss(held)(wider)[0], expected)
+
+
+class Oracle:
+    """Its estimate is a structure without the motif, pulled to the state: it follows what guidance does."""
+
+    def __init__(self, data: dict[str, Tensor]) -> None:
+        self.data = data
+
+    def __call__(self, x: dict[str, Tensor], t: Tensor, **cond: object) -> dict[str, Tensor]:
+        share = t[:, None, None]
+        turn = share * SO3().log(self.data["rotations"], x["rotations"])
+        return {
+            "translations": (1 - share) * self.data["translations"] + share * x["translations"],
+            "rotations": SO3().exp(self.data["rotations"], turn),
+        }
+
+
+def test_guidance_holds_a_motif_that_the_flow_does_not_know() -> None:
+    held, data, x0 = motif(), noise(3, 1), noise(3, 2)
+    flow = backbone_flow(Oracle(data), self_conditioning=False)
+    mask = torch.ones(3, SIZE, dtype=torch.bool)
+    cond = {"mask": mask}
+    free = integrate(flow, x0, steps=50, cond=cond).x
+    guided = scaffold(flow, x0, held, cond, steps=50)
+    assert guided.nfe == 50
+    assert motif_rmsd(held, free["translations"]).min() > 3
+    assert motif_rmsd(held, guided.x["translations"]).max() < 0.5
+    # What is not of the motif is left where it was going.
+    others = [i for i in range(SIZE) if i not in held.places.tolist()]
+    apart = (guided.x["translations"] - free["translations"])[:, others].norm(dim=-1)
+    assert apart.mean() < 1.0
+
+
+def test_a_motif_must_fit_into_every_chain() -> None:
+    cond = conditions_of(
+        torch.zeros(2, SIZE, dtype=torch.long), torch.arange(SIZE) < torch.tensor([[20], [12]]), ["content"] * 2
+    )
+    with pytest.raises(ConfigError, match="residue 13; the shortest chain has 12"):
+        motif().conditions(cond)
+    fits = motif().conditions({name: part[:1] for name, part in cond.items()})
+    assert fits["motif"].sum() == 6
+    torch.testing.assert_close(fits["motif_translations"][0, 11], motif().translations[4])
+
+
+@pytest.mark.parametrize("places", [[1, 2], [3, 2, 5], [-1, 2, 3]])
+def test_malformed_motifs_are_refused(places: list[int]) -> None:
+    count = len(places)
+    with pytest.raises(ConfigError, match="places"):
+        Motif(torch.tensor(places), torch.zeros(count, 3), torch.zeros(count, 4))
+
+
+def test_rmsd_of_a_motif_is_after_superposition() -> None:
+    held = motif()
+    there = moved(with_motif(noise(1, 1), held), 7)
+    assert motif_rmsd(held, there["translations"]).item() < 1e-6
+    there["translations"][0, held.places[0]] += torch.tensor([1.0, 0, 0])
+    assert 0.1 < motif_rmsd(held, there["translations"]).item() < 1 / math.sqrt(6)
+
+
+def test_ranges_of_motifs_are_checked(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from rectiflow_proteins.grammar import generate_folds
+    from rectiflow_proteins.output import write_structure
+
+    fold = generate_folds([24], torch.Generator().manual_seed(0))[0]
+    path = write_structure(tmp_path / "fold.pdb", [fold.atoms])
+    assert motif_atoms(path, "").shape == (24, 4, 3)
+    torch.testing.assert_close(motif_atoms(path, "5-16").float(), fold.atoms[4:16].float(), rtol=0, atol=2e-3)
+    for wrong in ("5", "16-5", "0-9", "20-25", "5-6", "a-b"):
+        with pytest.raises(ConfigError, match="residues"):
+            motif_atoms(path, wrong)
