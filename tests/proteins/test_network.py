@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
@@ -9,11 +11,11 @@ from torch import Tensor
 
 from rectiflow.spaces import quaternions
 from rectiflow.spaces.so3 import SO3
-from rectiflow_proteins.frames import atoms_from_frames
-from rectiflow_proteins.geometry import chain_geometry, pair_geometry, rotation_matrices
+from rectiflow_proteins.frames import atoms_from_frames, frames_from_atoms
+from rectiflow_proteins.geometry import chain_geometry, link_geometry, pair_geometry, rotation_matrices
 from rectiflow_proteins.ipa import PointAttention
 from rectiflow_proteins.network import BackboneNetwork, path_scales
-from rectiflow_proteins.torsions import torsions_of
+from rectiflow_proteins.torsions import atoms_from_torsions, torsions_of
 
 SHIFT = 5.0
 
@@ -188,6 +190,33 @@ def test_chain_geometry_is_what_a_residue_sees_of_its_neighbours() -> None:
         torch.testing.assert_close(seen[0, i, slot, 1:], matrices[0, i + offset].T @ matrices[0, i])
     assert seen[0, 0, :2].abs().max() == 0
     assert seen[0, 7, 2:].abs().max() == 0
+
+
+def test_ideal_links_have_no_fault_and_faults_are_lengths() -> None:
+    torsions = torch.deg2rad(torch.tensor([-63.0, -43.0, 180.0], dtype=torch.float64)).expand(1, 8, 3)
+    q, places = frames_from_atoms(atoms_from_torsions(torsions))
+    mask = torch.ones(1, 8, dtype=torch.bool)
+    ideal = link_geometry(rotation_matrices(q), places / 10, mask)
+    # 3.80 A between CA is rounded.
+    assert ideal.abs().max() < 2e-3
+    along = places[0, 4] - places[0, 3]
+    carbon, nitrogen = (atoms_from_frames(q, places)[0, i, j] for i, j in ((3, 2), (4, 0)))
+    bond = (nitrogen - carbon) / (nitrogen - carbon).norm()
+    apart = places.clone()
+    apart[0, 4:] += 0.5 * bond
+    faults = (link_geometry(rotation_matrices(q), apart / 10, mask) - ideal)[0]
+    torch.testing.assert_close(faults[3, 5], torch.tensor(0.05, dtype=torch.float64), rtol=1e-5, atol=0)
+    torch.testing.assert_close(faults[3, 6], ((along + 0.5 * bond).norm() - along.norm()) / 10, rtol=1e-5, atol=0)
+    # A longer bond at the same angle: its projection on CA-C grows by -cos of the angle, 116.6 degrees.
+    torch.testing.assert_close(faults[3, 7], torch.tensor(-0.05 * math.cos(math.radians(116.6)), dtype=torch.float64))
+    torch.testing.assert_close(faults[4, :5], faults[3, 5:])
+    assert faults[[0, 1, 2, 5, 6, 7]].abs().max() < 1e-12
+    turned = torsions.clone()
+    turned[0, 3, 2] = math.pi - 0.2
+    q, places = frames_from_atoms(atoms_from_torsions(turned))
+    twist = link_geometry(rotation_matrices(q), places / 10, mask)[0, 3, 9]
+    sines = math.sin(math.radians(116.6)) * math.sin(math.radians(121.7))
+    torch.testing.assert_close(twist.abs(), torch.tensor(0.1329 * sines * math.sin(0.2), dtype=torch.float64))
 
 
 def test_point_attention_is_the_published_sum_over_pairs_of_points() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -10,8 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rectiflow_proteins.frames import CARBON, NITROGEN
+from rectiflow_proteins.torsions import (
+    ALPHA_CARBON,
+    ALPHA_CARBON_NITROGEN,
+    CARBON_NITROGEN_ALPHA,
+    NITROGEN_ALPHA,
+    PEPTIDE_BOND,
+)
+
 PAIR_NUMBERS = 12
 CHAIN_NUMBERS = 12
+LINK_NUMBERS = 5
+ANGSTROM = 0.1
+NEIGHBOURS = 3.8
 CHAIN_SCALE = 2.5
 """Per nm: neighbouring CA are 0.38 nm apart, so their places come near one."""
 
@@ -100,3 +113,29 @@ def chain_geometry(matrices: Tensor, positions: Tensor, mask: Tensor, reach: int
     local = (seen - origin).flatten(2, 3) @ matrices
     local = torch.unflatten(local, 2, (len(window), 4)) * valid[..., None, None]
     return local.flatten(2)
+
+
+@full_precision
+def link_geometry(matrices: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    """How far the peptide links before and after each residue are from ideal trans ones: (B, N, 10), zero beyond the ends.
+
+    Of a link: the lengths C-N and CA-CA less the ideal ones, the two angles at the bond as projections less the ideal ones, and
+    the twist, all in nm: the size of the noise that would explain them.
+    """
+    carbon = positions + in_world(matrices, ANGSTROM * positions.new_tensor(CARBON).expand_as(positions))
+    nitrogen = positions + in_world(matrices, ANGSTROM * positions.new_tensor(NITROGEN).expand_as(positions))
+    start, end = positions[:, :-1], positions[:, 1:]
+    first, bond, last = carbon[:, :-1] - start, nitrogen[:, 1:] - carbon[:, :-1], end - nitrogen[:, 1:]
+    numbers = (
+        _length(bond) - ANGSTROM * PEPTIDE_BOND,
+        _length(end - start) - ANGSTROM * NEIGHBOURS,
+        (first * bond).sum(-1) / (ANGSTROM * ALPHA_CARBON) + ANGSTROM * PEPTIDE_BOND * math.cos(ALPHA_CARBON_NITROGEN),
+        (bond * last).sum(-1) / (ANGSTROM * NITROGEN_ALPHA) + ANGSTROM * PEPTIDE_BOND * math.cos(CARBON_NITROGEN_ALPHA),
+        (torch.linalg.cross(first, bond) * last).sum(-1) / (ANGSTROM**2 * ALPHA_CARBON * NITROGEN_ALPHA),
+    )
+    found = torch.stack(numbers, -1) * (mask[:, :-1] & mask[:, 1:])[..., None]
+    return torch.cat((F.pad(found, (0, 0, 1, 0)), F.pad(found, (0, 0, 0, 1))), -1)
+
+
+def _length(vectors: Tensor) -> Tensor:
+    return torch.sqrt(vectors.square().sum(-1) + 1e-8)

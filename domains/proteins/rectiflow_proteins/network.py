@@ -15,10 +15,13 @@ from rectiflow.nn.embeddings import timestep_embedding
 from rectiflow.nn.layers import embedding, linear
 from rectiflow.spaces.quaternions import multiply, normalize
 from rectiflow_proteins.geometry import (
+    ANGSTROM,
     CHAIN_NUMBERS,
+    LINK_NUMBERS,
     PAIR_NUMBERS,
     chain_geometry,
     in_world,
+    link_geometry,
     pair_geometry,
     rotation_matrices,
     seen_from,
@@ -26,12 +29,12 @@ from rectiflow_proteins.geometry import (
 )
 from rectiflow_proteins.ipa import PointAttention
 
-ANGSTROM = 0.1
 NOISE_SCALE = 10.0
 LABELS = 4
 FARTHEST = 2.0
 OFFSETS = 32
 TIME_CHANNELS = 64
+LEAST_NOISE = 0.02
 
 
 class Scales(NamedTuple):
@@ -81,7 +84,8 @@ class Block(nn.Module):
         self.attention = attention
         self.before = Modulation(width, width, generator=generator)
         self.between = Modulation(width, width, generator=generator)
-        self.inward = linear(3 * width + 2 * reach * CHAIN_NUMBERS, expansion * width, generator=generator)
+        seen = 3 * width + 2 * reach * CHAIN_NUMBERS + 2 * LINK_NUMBERS
+        self.inward = linear(seen, expansion * width, generator=generator)
         self.outward = linear(expansion * width, width, generator=generator, zero=True)
         self.move = linear(width, 6, generator=generator, zero=True)
         nn.init.zeros_(self.attention.output.weight)
@@ -95,15 +99,21 @@ class Block(nn.Module):
         matrices: Tensor,
         positions: Tensor,
         mask: Tensor,
+        gain: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """New features (B, N, width) and the move (B, N, 6): a shift in body axes, then the vector part of a turn."""
+        """New features (B, N, width) and the move (B, N, 6): a shift in body axes, then the vector part of a turn.
+
+        `gain`, (B, 1, 1) per nm, makes the faults of peptide links numbers of the size of one.
+        """
         hidden, gate = self.before(s, condition)
         s = torch.addcmul(s, gate, self.attention(hidden, pair, bias, matrices, positions))
         hidden, gate = self.between(s, condition)
         hidden = hidden * mask[..., None]
         around = F.pad(hidden, (0, 0, 1, 1))
         chain = chain_geometry(matrices, positions, mask, self.reach)
-        inputs = torch.cat((hidden, around[:, :-2], around[:, 2:], chain.to(hidden.dtype)), -1)
+        faults = gain * link_geometry(matrices, positions, mask)
+        seen = torch.cat((chain, faults / torch.sqrt(1 + faults.square())), -1)
+        inputs = torch.cat((hidden, around[:, :-2], around[:, 2:], seen.to(hidden.dtype)), -1)
         s = torch.addcmul(s, gate, self.outward(F.silu(self.inward(inputs))))
         return s, self.move(F.layer_norm(s, s.shape[-1:]))
 
@@ -228,8 +238,10 @@ class BackboneNetwork(nn.Module):
         biases = bias.unflatten(1, (-1, self.heads)).unbind(1)
         moved = torch.zeros_like(noisy)
         positions = shown
+        # The noise that is left, down to a fifth of an Angstrom.
+        gain = 1 / (1 - t + LEAST_NOISE)[:, None, None]
         for block, block_bias in zip(self.blocks, biases, strict=True):
-            s, move = block(s, condition, pair, block_bias, matrices, positions, mask)
+            s, move = block(s, condition, pair, block_bias, matrices, positions, mask, gain)
             shift, turn = move.to(noisy.dtype).chunk(2, -1)
             moved = moved + in_world(matrices, shift)
             # The angle that is left is at most (1 - t) pi.

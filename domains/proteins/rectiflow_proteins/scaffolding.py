@@ -72,8 +72,8 @@ class Motif:
             )
         inside = torch.zeros_like(mask)
         inside[:, self.places] = True
-        translations = torch.zeros(*mask.shape, 3)
-        rotations = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(*mask.shape, 1)
+        translations = self.translations.new_zeros(*mask.shape, 3)
+        rotations = self.rotations.new_tensor([1.0, 0.0, 0.0, 0.0]).repeat(*mask.shape, 1)
         translations[:, self.places], rotations[:, self.places] = self.translations, self.rotations
         return {**cond, "motif": inside, "motif_translations": translations, "motif_rotations": rotations}
 
