@@ -91,16 +91,17 @@ def dispatch(arguments: list[str]) -> int:
 
 
 def _domain_verb(call: Call) -> int:
-    from rectiflow.domain import load_object, load_spec
+    from rectiflow.domain import load_spec
 
-    if call.verb in DOMAIN_VERBS:
-        return DOMAIN_VERBS[call.verb](load_spec(call.domain), call)
     if call.verb == "bench":
         return _bench(call)
+    if call.domain and (call.verb in DOMAIN_VERBS or call.verb in _special_verbs()):
+        spec = load_spec(call.domain)
+        if call.verb in spec.verbs:
+            return _own_verb(spec, call)
+        if call.verb in DOMAIN_VERBS:
+            return DOMAIN_VERBS[call.verb](spec, call)
     special = _special_verbs()
-    if call.domain and call.verb in load_spec(call.domain).verbs:
-        function = load_object(load_spec(call.domain).verbs[call.verb], extra=call.domain)
-        return int(function(call.overrides) or 0)
     allowed = [*GLOBAL_VERBS, *DOMAIN_VERBS, *special]
     import difflib
 
@@ -108,6 +109,20 @@ def _domain_verb(call: Call) -> int:
     hint = f"; did you mean {close[0]!r}?" if close else ""
     where = f" for {call.domain}" if call.verb in special else ""
     raise ConfigError(f"verb {call.verb!r} is unknown{where}; allowed: {', '.join(allowed)}{hint}")
+
+
+def _own_verb(spec: Any, call: Call) -> int:
+    """A verb that the domain brings."""
+    from rectiflow.config import check_overrides, compose_verb
+    from rectiflow.domain import load_object
+
+    verb = spec.verbs[call.verb]
+    if isinstance(verb, str):
+        return int(load_object(verb, extra=spec.name)(call.overrides) or 0)
+    check_overrides(call.overrides)
+    base = dict(_config_of_run(call).get(verb.section, {})) if verb.section else {}
+    config = compose_verb(verb.settings, base, call.overrides)
+    return _execute(call.verb, spec, config, call, verb.function)
 
 
 def _bench(call: Call) -> int:
@@ -212,10 +227,12 @@ def _config_of_run(call: Call) -> dict[str, Any]:
     return dict(read_config(Path(given[-1].strip("'\"")))) if given else {}
 
 
-def _execute(verb: str, spec: Any, config: Any, call: Call) -> int:
+def _execute(verb: str, spec: Any, config: Any, call: Call, function: str = "") -> int:
+    """Do a verb, a function "module:name" of the domain or the core's own, or print its settings if that was asked for."""
     from omegaconf import OmegaConf
 
     from rectiflow.config import check_complete
+    from rectiflow.domain import load_object
 
     if call.flags & {"-h", "--help"}:
         _print_help(verb, spec, config)
@@ -224,7 +241,8 @@ def _execute(verb: str, spec: Any, config: Any, call: Call) -> int:
     if "--cfg" in call.flags:
         print(OmegaConf.to_yaml(config), end="")
         return 0
-    import_module(f"rectiflow.verbs.{verb}").run(spec, config)
+    run = load_object(function, extra=spec.name) if function else import_module(f"rectiflow.verbs.{verb}").run
+    run(spec, config)
     return 0
 
 

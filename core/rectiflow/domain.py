@@ -33,6 +33,21 @@ ENTRY_POINTS = "rectiflow.domains"
 
 
 @dataclass(frozen=True)
+class Verb:
+    """A verb of a domain's own, with typed settings that the command line composes, prints (--help) and checks.
+
+    Attributes:
+        function: "package.module:function" taking the spec and the configuration.
+        settings: dataclass of what may be set; one that has `run` names the run whose configuration gives defaults.
+        section: the section of that configuration which does.
+    """
+
+    function: str
+    settings: type
+    section: str = ""
+
+
+@dataclass(frozen=True)
 class DomainSpec:
     """A domain as the command line sees it.
 
@@ -48,7 +63,8 @@ class DomainSpec:
         fetcher: "package.module:function" that takes a data set's name and returns the folder it was put in.
         requires: import name -> extra that brings it, for `rectiflow doctor`.
         studies: what `rectiflow bench` can run, name -> "package.module:object", a `rectiflow.study.Study`.
-        verbs: verbs that only this domain has, name -> "package.module:function" taking the arguments after the domain.
+        verbs: verbs that only this domain has, or does in a way of its own: name -> `Verb`, or "package.module:function" taking
+            the arguments after the domain.
     """
 
     name: str
@@ -62,7 +78,7 @@ class DomainSpec:
     fetcher: str = ""
     requires: Mapping[str, str] = field(default_factory=dict)
     studies: Mapping[str, str] = field(default_factory=dict)
-    verbs: Mapping[str, str] = field(default_factory=dict)
+    verbs: Mapping[str, str | Verb] = field(default_factory=dict)
 
     @property
     def packages(self) -> tuple[str, ...]:

@@ -1,0 +1,21 @@
+"""Robotics: flow policies cloned from demonstrations and fine-tuned in a simulator. Free of torch until a verb runs."""
+
+from __future__ import annotations
+
+from rectiflow.domain import DomainSpec, Verb
+from rectiflow_robotics.settings import DATA, MODELS, CollectSettings, ObservationSettings, VideoSettings
+
+SPEC = DomainSpec(
+    name="robotics",
+    summary="flow policies: demonstrations of a simulated task, cloned, then fine-tuned by reinforcement",
+    implementation="rectiflow_robotics.domain:Robotics",
+    recipes="rectiflow_robotics.conf",
+    default_recipe="push",
+    groups={"data": DATA, "model": MODELS},
+    conditions=ObservationSettings,
+    verbs={
+        "collect": Verb("rectiflow_robotics.collecting:run", CollectSettings),
+        "video": Verb("rectiflow_robotics.video:run", VideoSettings, section="sampling"),
+    },
+    requires={"gymnasium": "robotics", "metaworld": "robotics", "gymnasium_robotics": "robotics"},
+)
