@@ -21,8 +21,9 @@ from rectiflow_proteins.torsions import atoms_from_torsions
 
 BLOCK = 192
 CANDIDATES = 24
-DESCENT, MEANDER_DESCENT = 90, 250
+DESCENT, MEANDER_DESCENT = 90, 150
 ATTEMPTS = 40
+LEAST_BATCH = 16
 
 # Degrees: phi and psi, and how far a torsion may stray.
 _HELIX, _STRAND = (-63.0, -43.0), (-118.0, 136.0)
@@ -82,10 +83,12 @@ def _block(wanted: list[tuple[int, str]], generator: torch.Generator) -> list[Fo
         missing = [i for i, fold in enumerate(found) if fold is None]
         if not missing:
             break
-        topologies = [draw_topology(*wanted[i], generator) for i in missing]
+        # A batch of a few costs as much as one of many: the last ones missing are tried several times at once.
+        rows = missing * max(1, LEAST_BATCH // len(missing))
+        topologies = [draw_topology(*wanted[i], generator) for i in rows]
         atoms, torsions, accepted = _build(topologies, generator)
-        for row, i in enumerate(missing):
-            if accepted[row]:
+        for row, i in enumerate(rows):
+            if accepted[row] and found[i] is None:
                 letters = topologies[row].letters
                 end = len(letters)
                 found[i] = Fold(letters, wanted[i][1], torsions[row, :end].clone(), atoms[row, :end].clone())

@@ -88,11 +88,11 @@ def evaluate(chains: Sequence[Tensor], data: Summary, training: Sequence[Tensor]
 def figures(chains: Sequence[Tensor], states: Sequence[Tensor]) -> dict[str, float]:
     """Geometry of the chains themselves, and their mean secondary structure (from `states`, (N,) each) and size.
 
-    Keys: ca_valid and ca_strict (neighbouring CA 3.8 A apart, to 0.4 and 0.1), ca_cis (2.95 to 0.15, as before cis-proline),
+    Keys: ca_valid and ca_strict (neighbouring CA 3.8 A apart, to 0.4 and 0.1), ca_cis (2.95 to 0.2, as before cis-proline),
     peptide_valid (C-N 1.33 to 0.3), peptide_mean, peptide_sd, bend_error (degrees, mean error of the two angles at that bond),
     clash_free (share of chains in which no CA three or more residues apart are closer than 3 A), ramachandran (share of residues
-    in the allowed regions), planar (omega within 30 degrees of trans or cis), helix, strand, gyration (radius over 2.2 N^0.38),
-    contact_order.
+    in the allowed regions), positive_phi (a few percent; mirrored helices would show here), planar (omega within 30 degrees of
+    trans or cis), helix, strand, gyration (radius over 2.2 N^0.38), contact_order.
     """
     links = [_links(chain) for chain in chains]
     steps, bonds, bends = (torch.cat(parts) for parts in zip(*links, strict=True))
@@ -103,13 +103,14 @@ def figures(chains: Sequence[Tensor], states: Sequence[Tensor]) -> dict[str, flo
     return {
         "ca_valid": _share((steps - NEIGHBOURS).abs() <= 0.4),
         "ca_strict": _share((steps - NEIGHBOURS).abs() <= 0.1),
-        "ca_cis": _share((steps - CIS_NEIGHBOURS).abs() <= 0.15),
+        "ca_cis": _share((steps - CIS_NEIGHBOURS).abs() <= 0.2),
         "peptide_valid": _share((bonds - PEPTIDE_BOND).abs() <= 0.3),
         "peptide_mean": float(bonds.mean()),
         "peptide_sd": float(bonds.std()),
         "bend_error": math.degrees(float(bends.abs().mean())),
         "clash_free": _share(torch.stack([smallest_gap(chain[:, 1]) >= CLASH for chain in chains])),
         "ramachandran": _share(allowed(inner)),
+        "positive_phi": _share(inner[:, 0] > 0),
         "planar": _share(torch.minimum(omega, math.pi - omega) <= math.radians(30)),
         "helix": _share(residues == 1),
         "strand": _share(residues == 2),

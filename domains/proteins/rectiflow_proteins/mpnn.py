@@ -1,4 +1,4 @@
-"""ProteinMPNN (Dauparas et al. 2022, doi 10.1126/science.add2187): sequences for a backbone; names match its published weights."""
+"""ProteinMPNN (Dauparas et al. 2022, doi 10.1126/science.add2187): sequences for a backbone, by its published weights."""
 
 from __future__ import annotations
 
@@ -181,7 +181,11 @@ class _Encoder(_Layer):
 
     def __init__(self) -> None:
         super().__init__(3 * _WIDTH)
-        self.W11, self.W12, self.W13 = nn.Linear(3 * _WIDTH, _WIDTH), nn.Linear(_WIDTH, _WIDTH), nn.Linear(_WIDTH, _WIDTH)
+        self.W11, self.W12, self.W13 = (
+            nn.Linear(3 * _WIDTH, _WIDTH),
+            nn.Linear(_WIDTH, _WIDTH),
+            nn.Linear(_WIDTH, _WIDTH),
+        )
         self.norm3 = nn.LayerNorm(_WIDTH)
 
     def update(self, nodes: Tensor, edges: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:

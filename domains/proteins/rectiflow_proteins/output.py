@@ -47,7 +47,9 @@ def write_structure(path: Path, models: Sequence[Tensor], sequence: str = "", ti
     if path.suffix == ".pdb":
         structure.write_pdb(str(path))
     else:
-        structure.make_mmcif_document().write_file(str(path))
+        groups = gemmi.MmcifOutputGroups(True)
+        groups.auth_all = True  # some readers look for the author's names of residues and atoms
+        structure.make_mmcif_document(groups).write_file(str(path))
     return path
 
 

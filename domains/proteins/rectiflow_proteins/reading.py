@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import math
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ PEPTIDE_BONDS = (1.0, 1.8)
 NEIGHBOURS = (2.8, 4.1)
 NEIGHBOURS_SHARE = 0.99
 SHORTEST, LONGEST = 40, 300
-_PARSER_ERRORS = (OSError, RuntimeError, ValueError, IndexError)
+_PARSER_ERRORS = (OSError, EOFError, zlib.error, RuntimeError, ValueError, IndexError)
 
 _RESIDUES = {
     "ALA": "A", "ARG": "R", "ASN": "N", "ASP": "D", "CYS": "C", "GLN": "Q", "GLU": "E", "GLY": "G", "HIS": "H", "ILE": "I",
@@ -33,7 +35,11 @@ _NAMES = (("N",), ("CA",), ("C",), ("O", "OT1", "OC1", "O1"))
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a chain without a break: its place, its one-letter sequence, and N, CA, C, O, (N, 4, 3), in Angstrom."""
+    """A stretch of a chain without a break.
+
+    file, chain, first and last say where; sequence: one-letter; atoms: N, CA, C, O, (N, 4, 3), Angstrom; b_factors: those of
+    CA, (N,), in which predicted structures hold their confidence.
+    """
 
     file: str
     chain: str
@@ -41,6 +47,7 @@ class Segment:
     last: str
     sequence: str
     atoms: Tensor
+    b_factors: Tensor
 
     @property
     def name(self) -> str:
@@ -83,9 +90,9 @@ def read_structure(
 
 
 def read_folder(
-    folder: Path, shortest: int = SHORTEST, longest: int = LONGEST, *, on_error: str = "skip"
+    folder: Path, shortest: int = SHORTEST, longest: int = LONGEST, *, on_error: str = "skip", distinct: bool = True
 ) -> tuple[list[Segment], list[Rejection]]:
-    """Segments of all structure files below a folder, in order of path, each sequence once, and what was rejected.
+    """Segments of all structure files below a folder, in order of path, and what was rejected; each sequence once if `distinct`.
 
     Raises:
         DataError: the folder is missing or has no structure files; with `on_error="raise"`, a file cannot be read.
@@ -97,7 +104,8 @@ def read_folder(
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name.lower().endswith(SUFFIXES))
     if not paths:
         raise DataError(f"{folder} holds no structure file; files must end in {', '.join(SUFFIXES)}: check the path")
-    found: dict[str, Segment] = {}
+    found: list[Segment] = []
+    known: set[str] = set()
     rejections: list[Rejection] = []
     for path in paths:
         try:
@@ -109,9 +117,12 @@ def read_folder(
             continue
         rejections += rejected
         for segment in segments:
-            if found.setdefault(segment.sequence, segment) is not segment:
+            if distinct and segment.sequence in known:
                 rejections.append(Rejection(segment.file, _span(segment), "sequence was seen before"))
-    return list(found.values()), rejections
+                continue
+            known.add(segment.sequence)
+            found.append(segment)
+    return found, rejections
 
 
 def summary(segments: Sequence[Segment], rejections: Iterable[Rejection]) -> str:
@@ -139,7 +150,13 @@ def cluster(sequences: Sequence[str], overlap: float = 0.3) -> list[int]:
 
 def _model(path: Path) -> gemmi.Model:
     try:
-        structure = gemmi.read_structure(str(path))
+        # gemmi takes a compressed file that was cut short for a whole one; Python's gzip does not.
+        content = gzip.decompress(path.read_bytes()) if path.name.lower().endswith(".gz") else path.read_bytes()
+        text = content.decode("utf-8", errors="replace")
+        if path.name.lower().removesuffix(".gz").endswith("cif"):
+            structure = gemmi.make_structure_from_block(gemmi.cif.read_string(text)[0])
+        else:
+            structure = gemmi.read_pdb_string(text)
     except _PARSER_ERRORS as error:
         raise DataError(
             f"{path}: cannot be read: {' '.join(str(error).split())[:200]}; it must be a PDB or mmCIF file"
@@ -154,15 +171,15 @@ def _unbroken(file: str, chain: gemmi.Chain, rejections: list[Rejection]) -> Ite
     letters: list[str] = []
     places: list[list[tuple[float, float, float]]] = []
     ids: list[str] = []
+    b_factors: list[float] = []
     seen, foreign = "", False
 
     def finished() -> Iterable[Segment]:
         if letters:
             atoms = torch.tensor(places, dtype=torch.float64)
-            yield Segment(file, chain.name, ids[0], ids[-1], "".join(letters), atoms)
-        letters.clear()
-        places.clear()
-        ids.clear()
+            yield Segment(file, chain.name, ids[0], ids[-1], "".join(letters), atoms, torch.tensor(b_factors))
+        for collected in (letters, places, ids, b_factors):
+            collected.clear()
 
     for residue in chain:
         if residue.name not in _RESIDUES:
@@ -186,6 +203,7 @@ def _unbroken(file: str, chain: gemmi.Chain, rejections: list[Rejection]) -> Ite
         letters.append(_RESIDUES[residue.name])
         places.append(atoms)
         ids.append(seen)
+        b_factors.append(next(atom.b_iso for atom in residue if atom.name == "CA"))
     yield from finished()
 
 

@@ -18,6 +18,17 @@ class GrammarSettings:
 
 
 @dataclass
+class SyntheticSettings:
+    """New synthetic folds of 24 to 128 residues, made once (five and more a second) and kept in the cache."""
+
+    _target_: str = "rectiflow_proteins.data.synthetic_folds"
+    shortest: int = 40
+    longest: int = 128
+    count: int = 2000
+    seed: int = 0
+
+
+@dataclass
 class ChainsSettings:
     """Real chains; `rectiflow fetch proteins chains` first."""
 
@@ -79,5 +90,10 @@ class BackboneConditions:
     labels: Any = None
 
 
-DATA: dict[str, type] = {"grammar": GrammarSettings, "chains": ChainsSettings, "folder": FolderSettings}
+DATA: dict[str, type] = {
+    "grammar": GrammarSettings,
+    "synthetic": SyntheticSettings,
+    "chains": ChainsSettings,
+    "folder": FolderSettings,
+}
 MODELS: dict[str, type] = {"backbone": BackboneSettings, "paper": PaperSettings}
