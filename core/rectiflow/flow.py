@@ -220,10 +220,12 @@ class Flow:
             generator: source of all randomness.
 
         Raises:
+            ConfigError: partners of another shape, or conditions of another batch size, than x1.
             ConversionError: a score-predicting flow without latent noise meets a coupling that ties x0 to x1.
         """
         cond = dict(cond or {})
         device, size = device_of(x1), batch_size(x1)
+        _check_rows(x1, cond, x0)
         index = torch.arange(size, device=device)
         if x0 is None:
             stochastic = isinstance(self.interpolant, StochasticInterpolant)
@@ -291,7 +293,7 @@ class Flow:
             weight_margin: distance from the end where a velocity is singular at which that weight stops growing.
 
         Raises:
-            ConfigError: unknown weight.
+            ConfigError: unknown weight, or a prediction of another shape than its target.
         """
         if weight not in ("plain", "velocity"):
             raise ConfigError(f"loss weight {weight!r} is unknown; allowed: plain, velocity")
@@ -306,6 +308,10 @@ class Flow:
 
         Components of a product are added, each with its weight.
         """
+        if shape_of(prediction) != shape_of(target):  # which subtraction would broadcast in silence
+            raise ConfigError(
+                f"the model gave a {kind} of shape {shape_of(prediction)}; its target has shape {shape_of(target)}"
+            )
         # Padding is cleared before anything is computed from it: a NaN in it must reach neither the loss nor the gradient.
         prediction, target, x = (
             map_masked(_clear_padding, draw.mask, state) for state in (prediction, target, draw.xt)
@@ -406,6 +412,15 @@ def _mean_square(difference: Tensor, mask: Tensor | None) -> Tensor:
     total = _clear_padding(difference, mask).flatten(1).square().sum(1)
     count = mask.reshape(len(mask), -1).sum(1) * (difference[0].numel() // mask[0].numel())
     return total / count.clamp(min=1)
+
+
+def _check_rows(x1: State, cond: Cond, x0: State | None) -> None:
+    """Refuse partners and conditions that would be broadcast to the data in silence."""
+    if x0 is not None and shape_of(x0) != shape_of(x1):
+        raise ConfigError(f"x0 has shape {shape_of(x0)}; its partners x1 have {shape_of(x1)}: they must agree")
+    for name, value in cond.items():
+        if value.shape[0] != batch_size(x1):
+            raise ConfigError(f"condition {name!r} has {value.shape[0]} rows; the data has {batch_size(x1)}")
 
 
 def _clear_padding(part: Tensor, mask: Tensor | None) -> Tensor:

@@ -330,3 +330,13 @@ def test_float32_data_gives_a_float32_draw() -> None:
     x1 = torch.randn(4, 2, generator=seeded(), dtype=torch.float32)
     draw = Flow(zero).draw(x1, generator=seeded())
     assert {value.dtype for value in (draw.x0, draw.xt, draw.t, draw.target)} == {torch.float32}
+
+
+def test_shapes_that_would_be_broadcast_are_refused() -> None:
+    x1, generator = torch.ones(4, 2), seeded(0)
+    with pytest.raises(ConfigError, match=r"velocity of shape \(4, 1\); its target has shape \(4, 2\)"):
+        Flow(lambda x, t: x[:, :1]).loss(x1, generator=generator)
+    with pytest.raises(ConfigError, match=r"x0 has shape \(1, 2\); its partners x1 have \(4, 2\)"):
+        Flow(zero).loss(x1, x0=torch.zeros(1, 2), generator=generator)
+    with pytest.raises(ConfigError, match="condition 'label' has 1 rows; the data has 4"):
+        Flow(lambda x, t, label: x).loss(x1, {"label": torch.zeros(1)}, generator=generator)

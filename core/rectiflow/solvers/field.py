@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
-from rectiflow.batch import Cond, State, batch_size, device_of, dtype_of, map_state, time_dtype
+from rectiflow.batch import Cond, State, batch_size, device_of, dtype_of, map_state, shape_of, time_dtype
 from rectiflow.conditions import concatenate, null_like
 from rectiflow.control.guidance import NO_GUIDANCE, Guidance
 from rectiflow.errors import ConfigError
@@ -44,7 +45,7 @@ class VelocityField:
 
     Raises:
         ConfigError: guidance without conditions or without a null value, or of a model that has it already; or conditions of
-            another batch size.
+            another batch size. Evaluations raise it for a model whose output has another shape than the state.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class VelocityField:
         self._options: dict[str, Any] = {"device": device_of(like), "dtype": time_dtype(like)}
         self._rows = self._time_rows(times)
         self._checkpoint = checkpoint
+        self._unseen = True
         self._scalar = (
             flow.space.linear
             and not isinstance(flow.interpolant, StochasticInterpolant)
@@ -104,7 +106,10 @@ class VelocityField:
         if not self._direct:
             return self.predict(x, time, "velocity")
         self.evaluations += 1
-        return self.flow.model(x, self._row(time), **self._cond)
+        velocity = self.flow.model(x, self._row(time), **self._cond)
+        if self._unseen:
+            self._check_shape(velocity, x)
+        return velocity
 
     def average(self, x: Any, time: float, until: float) -> Any:
         """Average velocity over [time, until] at state x; a model without a second time knows no better than the one at t."""
@@ -148,6 +153,8 @@ class VelocityField:
         if self._bare and not (kind == "score" and self.flow.score_model is not None):
             self.evaluations += 1
             prediction = self.flow.model(x, t, **self._cond)
+            if self._unseen:
+                self._check_shape(prediction, x)
             return self._read(prediction, self.flow.predicts, kind, x, t, self._cond, time)
         scale = self.guidance.scale_at(time) if self._guided else 1.0
         if scale == 1.0:
@@ -234,9 +241,22 @@ class VelocityField:
         return self._read(prediction, flow.predicts, kind, x, t, cond, time)
 
     def _network(self, network: Model, x: Any, t: Tensor, cond: dict[str, Any]) -> Any:
-        if self._checkpoint:
-            return recompute(network, x, t, use_reentrant=False, **cond)
-        return network(x, t, **cond)
+        call = functools.partial(recompute, network, use_reentrant=False) if self._checkpoint else network
+        prediction = call(x, t, **cond)
+        if self._unseen:
+            self._check_shape(prediction, x)
+        return prediction
+
+    def _check_shape(self, prediction: Any, x: Any) -> None:
+        """Refuse a first output that addition would broadcast to the state in silence."""
+        space = self.flow.space
+        wanted = shape_of(x if space.linear or self.flow.predicts == "data" else space.log(x, x))
+        found = shape_of(prediction)
+        if found != wanted:
+            raise ConfigError(
+                f"the model gave a {self.flow.predicts} of shape {found} at a state of shape {shape_of(x)}; it must be {wanted}"
+            )
+        self._unseen = False
 
     def _time_rows(self, times: Sequence[float]) -> dict[float, Tensor]:
         if not times:

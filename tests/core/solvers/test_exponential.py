@@ -245,7 +245,6 @@ def test_mean_reverting_diffusion_is_ddim_about_its_mean() -> None:
 
 def test_an_unknown_space_is_named() -> None:
     x = torch.tensor([[0.0, 0.0, 1.0]])
-    for method in [*METHODS, "dopri5", "implicit_midpoint", "reversible_heun"]:
-        grid = {} if method == "dopri5" else {"steps": 2}
+    for method in [*HIGHER, "reversible_heun"]:
         with pytest.raises(ConfigError, match=rf"'{method.replace('+', '.')}' adds states, which .*Sphere.*ab2"):
-            integrate(Flow(lambda x, t: x, space=Sphere()), x, method=method, **grid)
+            integrate(Flow(lambda x, t: x, space=Sphere()), x, method=method, steps=2)

@@ -1,9 +1,10 @@
-"""What holds for every solver of the catalogue: options, spaces, memory, gradients by recomputation, compilation."""
+"""What holds for every solver of the catalogue: options, spaces, memory, recomputed gradients, observers, wrong shapes."""
 
 from __future__ import annotations
 
 import inspect
 import math
+import re
 import weakref
 from typing import Any
 
@@ -15,6 +16,9 @@ from rectiflow.errors import ConfigError, NonFiniteError
 from rectiflow.flow import Flow
 from rectiflow.sampling import integrate
 from rectiflow.solvers.catalogue import ADAPTIVE, ANY_SPACE, SOLVERS, STOCHASTIC
+from rectiflow.spaces.euclidean import Euclidean
+from rectiflow.spaces.product import Product
+from rectiflow.spaces.so3 import SO3
 from rectiflow.spaces.sphere import Sphere
 
 FIXED = sorted(set(SOLVERS) - ADAPTIVE)
@@ -91,7 +95,7 @@ def test_a_solve_holds_as_many_tensors_at_step_100_as_at_step_10(method: str) ->
             most = max(most, len({id(ref()) for ref in seen}))
             return velocity
 
-        tight = {"rtol": 10.0 ** -(steps // 10), "atol": 1e-10} if method in ADAPTIVE else {}
+        tight: dict[str, Any] = {"rtol": 10.0 ** -(steps // 10), "atol": 1e-10} if method in ADAPTIVE else {}
         integrate(Flow(model), torch.ones(2, 1), method=method, **grid(method, steps), **tight)
         return most
 
@@ -174,3 +178,44 @@ def test_same_start_same_bits(method: str) -> None:
     ends = [integrate(flow, x, method=method, **grid(method, 5)).x for _ in range(2)]
     assert torch.equal(*ends)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("method", sorted(SOLVERS))
+@pytest.mark.parametrize("shape", [(2, 1), (1, 3), (3,)])
+def test_an_output_that_would_be_broadcast_is_refused(method: str, shape: tuple[int, ...]) -> None:
+    flow = Flow(lambda x, t: torch.zeros(shape))
+    with pytest.raises(ConfigError, match=rf"velocity of shape {re.escape(str(shape))} at a state .* must be \(2, 3\)"):
+        integrate(flow, torch.ones(2, 3), method=method, **grid(method, 2))
+
+
+def test_outputs_on_curved_spaces_have_the_shape_of_tangents() -> None:
+    x = SO3().sample_prior((2, 4), torch.Generator().manual_seed(0))
+    assert integrate(Flow(lambda x, t: torch.ones(2, 3), space=SO3()), x, steps=2).x.shape == (2, 4)
+    assert integrate(Flow(lambda x, t: x, predicts="data", space=SO3()), x, steps=2).x.shape == (2, 4)
+    with pytest.raises(
+        ConfigError, match=r"velocity of shape \(2, 4\) at a state of shape \(2, 4\); it must be \(2, 3\)"
+    ):
+        integrate(Flow(lambda x, t: x, space=SO3()), x, steps=2)
+    both = Flow(lambda x, t: {"a": x["a"]}, space=Product(a=Euclidean(), q=SO3()))
+    with pytest.raises(ConfigError, match=r"shape \{'a': \(2, 1\)\} at a state"):
+        integrate(both, {"a": torch.ones(2, 1), "q": x}, steps=2)
+
+
+@pytest.mark.parametrize("method", sorted(SOLVERS))
+def test_every_solver_shows_step_time_state_and_velocity(method: str) -> None:
+    """dx/dt = 2, by which every slope, carried over or not, is 2 and every state on the way x0 + 2 t."""
+    seen: list[tuple[int, float, float, float]] = []
+    still = {"diffusion": 0.0, "generator": torch.Generator().manual_seed(0)} if method in STOCHASTIC else {}
+    options: dict[str, Any] = {"times": torch.tensor([0.0, 0.25, 0.625, 1.0]), **still}
+    found = integrate(
+        Flow(lambda x, t: torch.full_like(x, 2.0)),
+        torch.full((1, 1), -1.0),
+        method=method,
+        observe=lambda step, t, x, v: seen.append((step, t, float(x), float(v))),
+        trajectory=True,
+        **options,
+    )
+    expected = [(0, 0.0, -1.0, 2.0), (1, 0.25, -0.5, 2.0), (2, 0.625, 0.25, 2.0)]
+    assert seen == [pytest.approx(row, abs=1e-12) for row in expected]
+    assert found.trajectory is not None
+    assert [float(x) for x in found.trajectory] == pytest.approx([-1.0, -0.5, 0.25, 1.0])
