@@ -228,6 +228,16 @@ class TestPip:
         assert calls[0][1:5] == ["-m", "pip", "download", "--no-deps"]
         assert calls[0][-1] == "pack==1.0.0"
 
+    def test_source_archive_and_options(self, clients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        archive = tgz(tmp_path / "pack-1.0.0.tar.gz", CONTENT)
+        calls = self.run_instead(monkeypatch, archive)
+        options = ("--python-version", "3.12")
+        folder = fetch_package(pinned(archive, registry="pip", source=True, options=options))
+        assert (folder / "package/data/a.txt").read_bytes() == b"alpha"
+        form, everything, *rest = calls[0][5:]
+        assert (form, everything) == ("--no-binary", ":all:")
+        assert tuple(rest[:2]) == options
+
     def test_link_in_a_wheel(self, clients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         archive = self.wheel(tmp_path, link=True)
         self.run_instead(monkeypatch, archive)

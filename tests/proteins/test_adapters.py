@@ -55,7 +55,8 @@ import pathlib, sys
 fasta, out, source = sys.argv[1:]
 names = [line[1:].strip() for line in open(fasta) if line.startswith(">")]
 sequences = [line.strip() for line in open(fasta) if not line.startswith(">")]
-three = dict(zip("ACDEFGHIKLMNPQRSTVWY", "ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VAL TRP TYR".split()))
+long = "ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VAL TRP TYR"
+three = dict(zip("ACDEFGHIKLMNPQRSTVWY", long.split()))
 for name, sequence in zip(names, sequences):
     lines = [line for line in open(source) if line.startswith("ATOM")]
     renamed = [line[:17] + three[sequence[int(line[22:26]) - 1]] + line[20:60] + " 77.00" + line[66:] for line in lines]

@@ -6,6 +6,7 @@ import importlib.util
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,8 @@ class ProteinMPNN(nn.Module):
             here = order[:, step]
             near = neighbours[here]
             seen = known[rows[:, None], near]
-            for layer, entering, leaving in zip(self.decoder_layers, states[:-1], states[1:], strict=True):
+            for number, layer in enumerate(self.decoder_layers):
+                entering, leaving = states[number], states[number + 1]
                 theirs = seen * entering[rows[:, None], near] + (1 - seen) * nodes[near]
                 inputs = torch.cat((edges[here], seen * chosen[rows[:, None], near], theirs), -1)
                 leaving[rows, here] = layer(entering[rows, here], inputs)
@@ -83,7 +85,7 @@ class ProteinMPNN(nn.Module):
         edges = self.W_e(self.features(atoms, neighbours))
         nodes = torch.zeros(len(atoms), _WIDTH)
         for layer in self.encoder_layers:
-            nodes, edges = layer.update(nodes, edges, neighbours)
+            nodes, edges = cast(_Encoder, layer).update(nodes, edges, neighbours)
         return nodes, edges, neighbours
 
 
