@@ -23,6 +23,7 @@ from rectiflow.batch import (
     shape_of,
     time_dtype,
 )
+from rectiflow.coin import coin
 from rectiflow.conditions import Null, drop
 from rectiflow.couplings import Coupling, Independent
 from rectiflow.errors import ConfigError, ConversionError
@@ -275,7 +276,7 @@ class Flow:
         if not self.self_conditioning:
             return dict(draw.cond)
         previous = map_state(torch.zeros_like, draw.xt)
-        if torch.rand((), generator=generator, device=device_of(draw.xt)) < 0.5:
+        if coin(generator, device_of(draw.xt)):
             with torch.no_grad():
                 first = self.evaluate(draw.xt, draw.t, {**draw.cond, "self_condition": previous}, until)
                 previous = map_state(torch.detach, self.interpret(first, "data", draw.xt, draw.t, draw.cond))
