@@ -1,0 +1,183 @@
+"""Where tasks come from: the point in the plane, Meta-World, Fetch and locomotion. Simulators are imported when a task is made."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+
+from rectiflow.errors import MissingDependency
+from rectiflow_robotics.point_reach import PointReach
+
+Array = NDArray[Any]
+View = Callable[[Array], dict[str, Array]]
+
+CRASHES = (RuntimeError, ValueError, ArithmeticError, AssertionError, OSError, gym.error.Error)
+LOCOMOTION = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")
+FETCH = ("FetchReach-v4", "FetchPush-v4", "FetchPickAndPlace-v4")
+POINT = ("point-reach", "point-reach-pixels")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks of one simulator.
+
+    Attributes:
+        name: of the suite.
+        names: its tasks; none if it is not installed.
+        has: whether a name is, by its form, a task of this suite.
+        make: the simulator's environment of a name, whose `info["success"]` says whether the task is done.
+        limit: steps of an episode.
+        package: what is installed for it, for provenance; "" for nothing.
+        succeeds: whether tasks have success; otherwise only returns count.
+        view: places in the plane, by name, that an observation tells, for drawing without a renderer.
+        crashes: what its environments may raise.
+    """
+
+    name: str
+    names: Callable[[], tuple[str, ...]]
+    has: Callable[[str], bool]
+    make: Callable[[str], gym.Env[Array, Array]]
+    limit: int
+    package: str = ""
+    succeeds: bool = True
+    view: View | None = None
+    crashes: tuple[type[Exception], ...] = CRASHES
+
+
+def simulator(module: str) -> Any:
+    """An optional package, imported.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations inside simulators are not the user's
+            return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependency(
+            f"{module} does not import ({error}); simulated tasks need it: pip install 'rectiflow[robotics]'"
+        ) from error
+
+
+class GoalObservable(gym.Wrapper[Array, Array, Array, Array]):
+    """A Meta-World task that tells its goal, and whose seed decides goal and objects.
+
+    The package draws them from numpy's global generator, or from a task list; here `reset(seed=…)` alone does.
+    """
+
+    def __init__(self, name: str) -> None:
+        package = simulator("metaworld")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.inner: Any = package.ALL_V3_ENVIRONMENTS[name]()
+        super().__init__(self.inner)
+        self.inner._partially_observable = False
+        self.inner.__dict__.pop("sawyer_observation_space", None)  # cached for an observation without the goal
+        self.inner._set_task_called = True
+        self.inner._freeze_rand_vec = False
+        self.inner.seeded_rand_vec = True
+        space = self.inner.sawyer_observation_space
+        self.observation_space = Box(space.low, space.high, dtype=np.float64)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Begin an episode that the seed decides."""
+        if seed is not None:
+            self.inner.seed(seed)
+        self.inner._did_see_sim_exception = False
+        observation, info = self.inner.reset()
+        return observation, dict(info)
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Take one action; an unstable simulation shows as an observation that is not finite."""
+        observation, reward, terminated, truncated, info = self.inner.step(action)
+        if self.inner._did_see_sim_exception:
+            observation = np.full_like(observation, np.nan)
+        return observation, float(reward), terminated, truncated, {**info, "success": bool(info["success"])}
+
+
+class FlatGoal(gym.ObservationWrapper[Array, Array, dict[str, Array]]):
+    """A goal task whose observation dict becomes one vector: observation, then desired goal."""
+
+    def __init__(self, env: gym.Env[dict[str, Array], Array]) -> None:
+        super().__init__(env)
+        parts: Any = env.observation_space
+        size = parts["observation"].shape[0] + parts["desired_goal"].shape[0]
+        self.observation_space = Box(-np.inf, np.inf, (size,), np.float64)
+
+    def observation(self, observation: dict[str, Array]) -> Array:
+        """Observation and desired goal in a row."""
+        return np.concatenate([observation["observation"], observation["desired_goal"]])
+
+    def step(self, action: Array) -> tuple[Array, Any, bool, bool, dict[str, Any]]:
+        """Take one action; `success` under the name that all tasks use."""
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, {**info, "success": bool(info["is_success"])}
+
+
+def _metaworld_names() -> tuple[str, ...]:
+    try:
+        return tuple(simulator("metaworld").ALL_V3_ENVIRONMENTS)
+    except MissingDependency:
+        return ()
+
+
+def _has_metaworld(name: str) -> bool:
+    return name.endswith("-v3") and name.islower() and name in simulator("metaworld").ALL_V3_ENVIRONMENTS
+
+
+def _fetch(name: str) -> gym.Env[Array, Array]:
+    gym.register_envs(simulator("gymnasium_robotics"))
+    return FlatGoal(gym.make(name, disable_env_checker=True, max_episode_steps=10**9))
+
+
+def _locomotion(name: str) -> gym.Env[Array, Array]:
+    simulator("mujoco")
+    return gym.make(name, disable_env_checker=True, max_episode_steps=10**9)
+
+
+SUITES = (
+    Suite(
+        "point",
+        lambda: POINT,
+        lambda name: name in POINT,
+        lambda name: PointReach(pixels=name.endswith("pixels")),
+        limit=40,
+        view=lambda o: {"hand": o[:2], "goal": o[2:4]} if o.ndim == 1 else {},
+    ),
+    Suite(
+        "metaworld",
+        _metaworld_names,
+        _has_metaworld,
+        GoalObservable,
+        limit=200,
+        package="metaworld",
+        view=lambda o: {"hand": o[:2], "object": o[4:6], "goal": o[36:38]},
+    ),
+    Suite(
+        "fetch",
+        lambda: FETCH,
+        lambda name: name in FETCH,
+        _fetch,
+        limit=50,
+        package="gymnasium-robotics",
+        view=lambda o: {"hand": o[:2], **({"object": o[3:5]} if len(o) > 13 else {}), "goal": o[-3:-1]},
+    ),
+    Suite(
+        "locomotion",
+        lambda: LOCOMOTION,
+        lambda name: name in LOCOMOTION,
+        _locomotion,
+        limit=1000,
+        package="gymnasium",
+        succeeds=False,
+    ),
+)
