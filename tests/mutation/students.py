@@ -7,6 +7,7 @@ from mutant import Mutant
 ANNEALING, PHASED, COSTS = "rectify/annealing.py", "rectify/phased.py", "rectify/optimal_steps.py"
 TURBO, MARGINAL, GUIDED = "solvers/flow_turbo.py", "rectify/marginal_transport.py", "rectify/guided_distillation.py"
 DISTANCES, REINTERPOLATE = "rectify/distances.py", "solvers/reinterpolate.py"
+RECTIFIED, REFINER = "rectify/rectified_flow.py", "rectify/refiner.py"
 
 MUTANTS = (
     Mutant(ANNEALING, "keep = math.sqrt(1 - beta**2)", "keep = 1 - beta", "rectify/annealing"),
@@ -58,6 +59,30 @@ MUTANTS = (
         REINTERPOLATE,
         "x, _ = space.path(x0, data, ends, path)",
         "x, _ = space.path(x, data, ends, path)",
-        "rectify/one_step rectify/rectified_flow solvers/exponential",
+        "solvers/reinterpolate",
     ),
+    Mutant(RECTIFIED, "error = draw.t * error", "error = (1 - draw.t) * error", "rectify/rectified_flow"),
+    Mutant(RECTIFIED, "(1 - draw.t).clamp(min=MARGIN)", "draw.t.clamp(min=MARGIN)", "rectify/rectified_flow"),
+    Mutant(
+        RECTIFIED,
+        "kind = self.compare or flow.predicts",
+        "kind = flow.predicts",
+        "rectify/rectified_flow",
+    ),
+    Mutant(MARGINAL, "times=torch.zeros(size", "times=torch.ones(size", "rectify/marginal_transport"),
+    Mutant("rectify/one_step.py", "times=step / self.steps", "times=(step + 1) / self.steps", "rectify/one_step"),
+    Mutant(REFINER, "draw.t + later, xt=x", "draw.t, xt=x", "rectify/refiner"),
+    Mutant(REFINER, "columns(later, v) * v, before", "-columns(later, v) * v, before", "rectify/refiner"),
+    Mutant(REFINER, "times=u * (1 - later)", "times=u", "rectify/refiner"),
+    Mutant(
+        "rectify/guidance_condition.py",
+        "torch.lerp(unconditional, conditional, scale)",
+        "torch.lerp(conditional, unconditional, scale)",
+        "rectify/online",
+    ),
+    Mutant("rectify/online.py", "replace(batch, x0=x0, x1=x1)", "replace(batch, x0=x1, x1=x0)", "rectify/online"),
+    Mutant("rectify/selection.py", "descending=True", "descending=False", "rectify/selection"),
+    Mutant("rectify/selection.py", "scores >= least", "scores < least", "rectify/selection"),
+    Mutant("rectify/mixture.py", "(wanted[mine] - part.first)", "wanted[mine]", "rectify/selection"),
+    Mutant("rectify/mixture.py", "torch.cat(places).argsort()", "torch.cat(places)", "rectify/selection"),
 )

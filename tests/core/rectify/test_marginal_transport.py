@@ -25,8 +25,10 @@ class Wrong(nn.Module):
         super().__init__()
         self.right = right
         self.error = nn.Parameter(torch.tensor(error))
+        self.times: list[Tensor] = []
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        self.times.append(t)
         wrong: Tensor = self.right(x, t) + self.error
         return wrong
 
@@ -59,6 +61,7 @@ def test_distillation_moves_the_one_step_against_the_residual(oracle: Any) -> No
     assert loss.item() == pytest.approx(0.3**2, rel=1e-9)
     assert network.error.grad is not None
     assert float(network.error.grad) == pytest.approx(2 * 0.3, rel=1e-9)
+    assert torch.equal(network.times[0], torch.zeros(64))  # the step that is moved begins at the noise
 
 
 def test_matching_has_no_gradient_through_its_target(oracle: Any) -> None:
