@@ -74,7 +74,7 @@ def test_it_runs_and_continues(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RECTIFLOW_CACHE", str(tmp_path / "cache"))
     methods = "methods=[teacher,boss,instaflow,shortcut,phased]"
-    command = ["bench", "few-step", "updates=5", "pairs=100", "count=40", "teacher=[training.steps=5]", methods]
+    command = ["bench", "few-step", "updates=5", "pairs=100", "count=40", "teacher=['training.steps=5']", methods]
     assert main(command) == 0
     first = capsys.readouterr().out
     assert first.count("rectiflow distill") == 4

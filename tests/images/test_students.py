@@ -78,6 +78,14 @@ def test_derivatives_of_the_networks_are_differences(kind: str) -> None:
         torch.testing.assert_close(value, again, atol=1e-12, rtol=1e-10)
         assert slope.abs().max() > 0.01
         torch.testing.assert_close(slope, difference, atol=1e-5 * float(slope.abs().max()), rtol=1e-4)
+        gradients = []
+        for way in ("forward", "difference"):
+            _, live = along(
+                flow, x, t, until, {"label": LABEL}, direction, derivative=way, step=1e-6, differentiable=True
+            )
+            weight = student.condition.second.weight  # type: ignore[union-attr]
+            gradients.append(torch.autograd.grad(live.square().mean(), weight)[0])
+        torch.testing.assert_close(*gradients, atol=1e-4 * float(gradients[0].abs().max()), rtol=1e-3)
 
 
 def test_distill_from_the_command_line(

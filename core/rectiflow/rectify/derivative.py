@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rectiflow.batch import Cond, map_state
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.nn.modes import evaluating
+from rectiflow.nn.plain_attention import PlainAttention
 
 DERIVATIVES = ("forward", "difference")
 
@@ -73,7 +73,7 @@ def along(
 def _forward(
     flow: Flow, x: Any, t: Tensor, until: Tensor, cond: Cond, direction: Direction, differentiable: bool
 ) -> tuple[Any, Any]:
-    with sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+    with PlainAttention(), forward_ad.dual_level():
         dual_x = x if direction.dx is None else map_state(_make_dual, x, direction.dx)
         dual_t, dual_until = _dual(t, direction.dt), _dual(until, direction.duntil)
         try:
