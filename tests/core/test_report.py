@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image
 
 from rectiflow.errors import ConfigError, DataError
-from rectiflow.records import Metric, Reference, Row, append, append_header, write_metrics
+from rectiflow.records import Metric, Reference, Row, append, append_header, read_evaluation, write_metrics
 from rectiflow.report import SIZE_LIMIT, write_report
 from rectiflow.report_figures import Line, duration, history_curve, scatter_curve
 from rectiflow.report_table import number
@@ -246,6 +247,25 @@ def test_a_picture_that_cannot_be_shown_is_named(tmp_path: Path, damage: str) ->
     page = render([run])
     assert "base, 2 steps: the picture is missing or cannot be read." in page.text
     assert len(page.images()) == len(BASE) - 1
+
+
+def test_a_view_stands_in_a_sandboxed_frame(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "base", {1: (1.0, 5.0, 0.9, 1.0), 4: (0.5, 4.0, 0.9, 1.0)})
+    pages = {1: "<p>one</p>", 4: '<p title="x">four</p><script>"</iframe>"</script>'}
+    for row in read_evaluation(run).rows:
+        (run / f"samples/view-{row.steps}.html").write_text(pages[row.steps])
+        append(run, replace(row, view=f"samples/view-{row.steps}.html"))
+    text = write_report([run], run / "report.html", title="views").read_text()
+    frame = re.search(r'<iframe class="view" sandbox="allow-scripts" srcdoc="([^"]*)"', text)
+    assert frame is not None
+    assert html.unescape(frame[1]) == pages[4]
+    assert "<script" not in text
+    (run / "samples/view-4.html").write_text("x" * 1_000_000)
+    assert "<iframe" not in write_report([run], run / "report.html", title="views").read_text()
+    for outside in ("../secret.html", "samples/absent.html"):
+        append(run, replace(read_evaluation(run).rows[1], view=outside))
+        (tmp_path / "secret.html").write_text("secret")
+        assert "<iframe" not in write_report([run], run / "report.html", title="views").read_text()
 
 
 def test_every_row_has_its_exact_command(runs: list[Path]) -> None:
