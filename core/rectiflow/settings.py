@@ -246,12 +246,14 @@ class SamplingSettings:
 class EvaluationSettings:
     """What `evaluate` measures; `exponential` as for sampling.
 
+    Figures are of `count` samples, straightness and transport cost of the paths of `paths` of them.
     Each sampler is written method-steps, for example euler-10; an adaptive one stands alone or with what rtol and atol both are,
     dopri5 or dopri5-1e-3, and may spend `max_nfe` evaluations.
     """
 
     samplers: list[str] = field(default_factory=lambda: ["euler-1", "euler-2", "euler-4", "euler-10", "midpoint-20"])
     count: int = 1000
+    paths: int = 256
     batch: int = 500
     guidance: float = 1.0
     seed: int = 1

@@ -38,7 +38,6 @@ from rectiflow.solvers.catalogue import ADAPTIVE
 from rectiflow.trained import Trained, open_run
 from rectiflow.verbs.boss import check_method, walk
 
-STRAIGHTNESS_SAMPLES = 256
 STRAIGHTNESS_STEPS = 50
 TABLE_WIDTH = 170
 
@@ -50,6 +49,8 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
         ConfigError: a bad run, sampler or count.
     """
     samplers = [parse_sampler(text) for text in config.samplers]
+    if config.paths < 1:
+        raise ConfigError(f"paths={config.paths} is not allowed: it must be at least 1")
     if config.count < 2 or config.batch < 1:
         raise ConfigError(f"count={config.count}, batch={config.batch}: count must be at least 2 and batch at least 1")
     trained = open_run(spec, Path(config.run), config.weights)
@@ -102,7 +103,7 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
         _progress(row, domain.metrics)
     _print_table(rows, references, domain.metrics)
     write_metrics(folder, flat_metrics(read_evaluation(folder)))
-    write_metrics(folder, _geometry(trained, x0, cond, config.guidance))
+    write_metrics(folder, _geometry(trained, x0, cond, config.guidance, config.paths))
     path = report(spec, folder)
     print(f"figures: {folder / 'metrics.json'}\nreport: {path}")
     return folder
@@ -184,9 +185,11 @@ def _command(spec: DomainSpec, config: DictConfig, sampler: Sampler) -> str:
     )
 
 
-def _geometry(trained: Trained, x0: State, cond: dict[str, torch.Tensor], guidance: float) -> dict[str, float]:
-    """Straightness (relative) and transport cost of the flow's own trajectories."""
-    rows = torch.arange(min(STRAIGHTNESS_SAMPLES, batch_size(x0)))
+def _geometry(
+    trained: Trained, x0: State, cond: dict[str, torch.Tensor], guidance: float, count: int
+) -> dict[str, float]:
+    """Straightness (relative) and transport cost of some of the flow's own trajectories."""
+    rows = torch.arange(min(count, batch_size(x0)))
     few = move(map_state(lambda part: part[rows], x0), trained.device)
     few_cond = move(take(cond, rows), trained.device)
     flow = trained.flow

@@ -35,6 +35,8 @@ FARTHEST = 2.0
 OFFSETS = 32
 TIME_CHANNELS = 64
 LEAST_NOISE = 0.02
+INDEX_CHANNELS = 32
+INDEX_PERIOD = 256.0
 
 
 class Scales(NamedTuple):
@@ -157,6 +159,7 @@ class BackboneNetwork(nn.Module):
         self.time = linear(TIME_CHANNELS, width, generator=generator)
         self.content = linear(3, width, generator=generator)
         self.label = embedding(LABELS, width, generator=generator)
+        self.index = linear(2 * INDEX_CHANNELS, width, generator=generator)
         self.place = linear(3 + 3 + 9 + 2 * reach * CHAIN_NUMBERS, width, generator=generator)
         self.offset = embedding(2 * OFFSETS + 1, pair_width, generator=generator)
         self.centers = torch.linspace(0, FARTHEST, bins)
@@ -217,6 +220,7 @@ class BackboneNetwork(nn.Module):
         s = (
             condition[:, None]
             + self.label(labels)
+            + self.index(ends(mask).to(t.dtype))
             + self.place(
                 torch.cat(
                     (
@@ -279,6 +283,14 @@ class BackboneNetwork(nn.Module):
         hidden = F.silu(hidden)
         pair: Tensor = self.pair_out(hidden) + offset
         return F.layer_norm(pair, pair.shape[-1:])
+
+
+def ends(mask: Tensor) -> Tensor:
+    """Waves (B, N, 64) of each residue's distance along the chain from its first and from its last residue."""
+    place = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    apart = torch.stack((place, mask.sum(1, keepdim=True) - 1 - place), -1)
+    waves = timestep_embedding(apart.flatten(), INDEX_CHANNELS, scale=1.0, period=INDEX_PERIOD)
+    return waves.reshape(*mask.shape, 2 * INDEX_CHANNELS)
 
 
 def describe(content: Tensor, count: Tensor) -> Tensor:
