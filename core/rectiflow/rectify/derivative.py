@@ -13,7 +13,7 @@ from rectiflow.batch import Cond, map_state
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.nn.modes import evaluating
-from rectiflow.nn.plain_attention import PlainAttention
+from rectiflow.nn.plain_operations import PlainOperations
 
 DERIVATIVES = ("forward", "difference")
 
@@ -48,7 +48,7 @@ def along(
         until: (B,) ends of the steps.
         cond: name -> (B, ...).
         direction: what the derivative is along.
-        derivative: "forward", forward-mode differentiation in the same pass, attention by its plain formula, which alone has a
+        derivative: "forward", forward-mode differentiation in the same pass, attention and layer norm by plain formulas, which have a
             forward rule; or "difference", a central difference of two further passes in evaluation mode.
         step: half the width of the difference, in units of time.
         differentiable: whether the derivative carries a gradient too.
@@ -73,7 +73,7 @@ def along(
 def _forward(
     flow: Flow, x: Any, t: Tensor, until: Tensor, cond: Cond, direction: Direction, differentiable: bool
 ) -> tuple[Any, Any]:
-    with PlainAttention(), forward_ad.dual_level():
+    with PlainOperations(), forward_ad.dual_level():
         dual_x = x if direction.dx is None else map_state(_make_dual, x, direction.dx)
         dual_t, dual_until = _dual(t, direction.dt), _dual(until, direction.duntil)
         try:

@@ -1,4 +1,4 @@
-"""Attention by its plain formula, in place of torch's fused kernels, which have no forward-mode derivative."""
+"""Operations by their plain formulas, in place of torch's fused ones whose forward-mode derivative is missing or wrong."""
 
 from __future__ import annotations
 
@@ -38,8 +38,33 @@ def plain_attention(
     return F.dropout(weights / weights.sum(-1, keepdim=True), dropout_p) @ value
 
 
-class PlainAttention(TorchFunctionMode):
-    """Inside the `with` block every call of torch's attention is one of `plain_attention`."""
+def plain_layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) weight + bias over the last axes, as `torch.nn.functional.layer_norm`.
+
+    Torch's own gives a wrong gradient of its forward derivative: it holds mean and variance fixed (torch 2.11).
+    """
+    axes = tuple(range(-len(normalized_shape), 0))
+    centred = input - input.mean(axes, keepdim=True)
+    normal = centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + eps)
+    if weight is not None:
+        normal = normal * weight
+    return normal if bias is None else normal + bias
+
+
+PLAIN: dict[Callable[..., Any], Callable[..., Tensor]] = {
+    F.scaled_dot_product_attention: plain_attention,
+    F.layer_norm: plain_layer_norm,
+}
+
+
+class PlainOperations(TorchFunctionMode):
+    """Inside the `with` block torch's attention and layer norm are the plain ones."""
 
     def __torch_function__(
         self,
@@ -49,6 +74,4 @@ class PlainAttention(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call the function, or what stands for it."""
-        if func is F.scaled_dot_product_attention:
-            func = plain_attention
-        return func(*args, **(kwargs or {}))
+        return PLAIN.get(func, func)(*args, **(kwargs or {}))
