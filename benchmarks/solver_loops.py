@@ -26,6 +26,7 @@ from rectiflow.interpolants import Linear
 from rectiflow.sampling import Solution, integrate
 from rectiflow.solvers.catalogue import ADAPTIVE, SOLVERS, STOCHASTIC
 from rectiflow.solvers.exponential import rungs
+from rectiflow.solvers.flow_turbo import Blocks
 
 H = 1 / STEPS
 MODEL = TimedLinear().eval().requires_grad_(False)
@@ -146,6 +147,24 @@ def ddim(x: Tensor) -> Tensor:
     return x
 
 
+def reinterpolate(x: Tensor) -> Tensor:
+    x0 = x
+    for i in range(STEPS):
+        x = weigh((TIMES[i + 1], 1 - TIMES[i + 1]), estimate(x, i), x0)
+    return x
+
+
+def flow_turbo(x: Tensor) -> Tensor:
+    """Without a refiner: Heun, pseudo-corrector, Heun."""
+    blocks, v = Blocks.of(STEPS), x
+    for i in range(STEPS):
+        carried = blocks.heun <= i < blocks.heun + blocks.pseudo
+        start = v if carried else MODEL(x, WHOLE[i])
+        v = MODEL(move(x, start, H), WHOLE[i + 1])
+        x = move(move(x, start, H / 2), v, H / 2)
+    return x
+
+
 def dpmpp_2m(x: Tensor) -> Tensor:
     known: list[Tensor] = []
     for i in range(STEPS):
@@ -214,12 +233,15 @@ def stochastic_heun(x: Tensor) -> Tensor:
 
 LOOPS: dict[str, Callable[[Tensor], Tensor]] = {
     "euler": euler,
+    "jump": euler,
     "midpoint": midpoint,
     "heun": heun,
     "rk4": rk4,
     "ab2": ab2,
     "fireflow": fireflow,
     "pseudo_corrector": pseudo_corrector,
+    "flow_turbo": flow_turbo,
+    "reinterpolate": reinterpolate,
     "ddim": ddim,
     "dpm++2m": dpmpp_2m,
     "dpm++3m": dpmpp_3m,

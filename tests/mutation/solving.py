@@ -75,6 +75,43 @@ MUTANTS = (
         "(path.clock[i] - path.clock[i - 1])",
         "solvers/exponential",
     ),
+    Mutant(
+        "solvers/exponential.py",
+        "slope = (first - d0 * zeroth) / (d1 - d0)",
+        "slope = (first + d0 * zeroth) / (d1 - d0)",
+        "solvers/exponential",
+    ),
+    Mutant(
+        "solvers/exponential.py",
+        "near, far = bend / (d0 - d2), bend / (d1 - d2)",
+        "near, far = bend / (d1 - d2), bend / (d0 - d2)",
+        "solvers/exponential",
+    ),
+    Mutant(
+        "solvers/exponential.py",
+        "return min(known, newest - self.first + 1)",
+        "return min(known, newest - self.first)",
+        "solvers/exponential",
+    ),
+    Mutant(
+        "solvers/exponential.py", "self.first <= i < self.last", "self.first < i < self.last", "solvers/exponential"
+    ),
+    Mutant(
+        "solvers/noise.py",
+        "(amount * weights[0], 1 + amount * weights[1])",
+        "(amount * weights[0], 1 - amount * weights[1])",
+        "solvers/stochastic",
+    ),
+    Mutant(
+        "solvers/reinterpolate.py",
+        "(path.lead[i + 1], path.fade[i + 1])",
+        "(path.lead[i], path.fade[i])",
+        "solvers/reinterpolate",
+    ),
+    Mutant("solvers/norms.py", "** 2", "** 1", "solvers/dopri5"),
+    Mutant("times.py", "shift_time(i / steps, shift)", "shift_time(i / steps, 1 / shift)", "times sampling"),
+    Mutant("coin.py", "return bool(toss < 0.5)", "return bool(toss < 0.25)", "coin"),
+    Mutant(FIELD, "if found != wanted:", "if found[1:] != wanted[1:]:", "solvers/integrate"),
     Mutant("solvers/dopri5.py", "-2187 / 6784", "2187 / 6784", "solvers/dopri5"),
     Mutant(
         "solvers/dopri5.py",

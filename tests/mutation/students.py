@@ -57,8 +57,8 @@ MUTANTS = (
     ),
     Mutant(
         REINTERPOLATE,
-        "x, _ = space.path(x0, data, ends, path)",
-        "x, _ = space.path(x, data, ends, path)",
+        "space.combine((data, x0)",
+        "space.combine((data, x)",
         "solvers/reinterpolate",
     ),
     Mutant(RECTIFIED, "error = draw.t * error", "error = (1 - draw.t) * error", "rectify/rectified_flow"),

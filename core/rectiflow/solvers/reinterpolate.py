@@ -5,13 +5,10 @@ One evaluation a step. Exact on a straight flow; on others the error of a step i
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
-import torch
-
-from rectiflow.batch import batch_size, device_of, time_dtype
 from rectiflow.errors import ConfigError
+from rectiflow.solvers.exponential import rungs
 from rectiflow.solvers.field import Observer, VelocityField
 from rectiflow.spaces.space import Space
 
@@ -29,12 +26,11 @@ def reinterpolate(
             f"solver 'reinterpolate' got times from {times[0]:g} to {times[-1]:g}; it starts at the noise: 0"
         )
     x0 = x
-    path = field.flow.interpolant
-    for i, (t, t_next) in enumerate(itertools.pairwise(times)):
+    path = rungs(field.flow.interpolant, times)
+    for i, t in enumerate(times[:-1]):
         prediction = field.predict(x, t, field.flow.predicts)
         if observe is not None:
             observe(i, t, x, field.convert(prediction, field.flow.predicts, "velocity", x, t))
         data = field.convert(prediction, field.flow.predicts, "data", x, t)
-        ends = torch.full((batch_size(x),), t_next, device=device_of(x), dtype=time_dtype(x))
-        x, _ = space.path(x0, data, ends, path)
+        x = space.combine((data, x0), (path.lead[i + 1], path.fade[i + 1]))
     return x
