@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rectiflow.batch import Batch, Cond, Mask, Shape, State
+    from rectiflow.drawing import Drawn
     from rectiflow.flow import Draw, Flow
     from rectiflow.training.batches import Dataset
     from rectiflow.training.loop import Task
@@ -136,6 +137,17 @@ class Domain(ABC):
     @abstractmethod
     def evaluate(self, x: State, cond: Cond) -> dict[str, float]:
         """Figures of generated samples; the names are those of `metrics`."""
+
+    def measure(
+        self, solve: Callable[[State, Cond], Drawn], x0: State, cond: Cond, seed: int
+    ) -> tuple[Drawn, dict[str, float]]:
+        """Samples of one sampler, carried from sources x0 (count, ...) by `solve`, and their figures.
+
+        A domain whose samples act on what they are conditioned on next (a policy) runs its loop here: it calls `solve` with
+        sources and conditions of its own, `count` times over, and takes all further chance from `seed`.
+        """
+        drawn = solve(x0, cond)
+        return drawn, self.evaluate(drawn.x, cond)
 
     @abstractmethod
     def references(self, count: int, seed: int) -> list[Reference]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +14,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from rectiflow.batch import State, batch_size, map_state
+from rectiflow.batch import Cond, State, batch_size, map_state
 from rectiflow.conditions import take
 from rectiflow.diagnostics import straightness
 from rectiflow.domain import DomainSpec
-from rectiflow.drawing import carry, draw_sources, move
+from rectiflow.drawing import Drawn, carry, draw_sources, move
 from rectiflow.errors import ConfigError
+from rectiflow.flow import Flow
 from rectiflow.records import (
     Metric,
     Reference,
@@ -76,7 +78,7 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
         method, times = walk(trained, flow, sampler.method, sampler.steps, config.guidance)
         limits = sampler.tolerances(config.max_nfe)
         how = {"method": method, "steps": sampler.steps, "times": times, "tolerances": limits, **settings}
-        drawn = carry(flow, x0, cond, **how)
+        drawn, figures = domain.measure(partial(_solve, flow, how), x0, cond, config.seed)
         strip = carry(flow, strip_x0, strip_cond, **how)
         picture = Path("samples") / f"strip-{sampler}.png"
         (folder / "samples").mkdir(exist_ok=True)
@@ -91,7 +93,7 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
             guidance=config.guidance,
             count=config.count,
             seed=config.seed,
-            metrics=domain.evaluate(drawn.x, cond),
+            metrics=figures,
             seconds_per_sample=drawn.seconds / config.count,
             command=_command(spec, config, sampler),
             strip=str(picture),
@@ -107,6 +109,10 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     path = report(spec, folder)
     print(f"figures: {folder / 'metrics.json'}\nreport: {path}")
     return folder
+
+
+def _solve(flow: Flow, how: dict[str, Any], x0: State, cond: Cond) -> Drawn:
+    return carry(flow, x0, cond, **how)
 
 
 class Sampler(NamedTuple):
