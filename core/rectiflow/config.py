@@ -49,7 +49,8 @@ def compose_verb(
 ) -> DictConfig:
     """The configuration of another verb: its settings, updated by `base` (what the run says), then the overrides.
 
-    A setting that is one of the groups (`times=u_shaped`) may be given by option, with its values after it (`times.sharpness=3`).
+    A setting that is one of the groups (`times=u_shaped`) may be given by option, with its values after it (`times.sharpness=3`),
+    and so may one inside another that has the name of a core group (`method.times=u_shaped`).
 
     Raises:
         ConfigError: an unknown key or option, or a value of the wrong type.
@@ -64,12 +65,27 @@ def compose_verb(
         )
         for group, option in choices.items():
             node[group] = OmegaConf.structured(groups[group][option])
+        for key, (group, option) in _inner_choices(overrides).items():
+            choices[key] = option
+            OmegaConf.update(node, key, OmegaConf.structured(CORE_GROUPS[group][option]), merge=False)
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(error)) from error
     ConfigStore.instance().store(name="verb", node=_with_open_names(node))
     return _compose(
         CORE_PACKAGE, "verb", [text for text in overrides if text.partition("=")[0] not in choices], options={}
     )
+
+
+def _inner_choices(overrides: list[str]) -> dict[str, tuple[str, str]]:
+    """Core groups that stand deeper than at the top: full key -> group and option."""
+    found = {}
+    for key, _, value in (text.partition("=") for text in overrides):
+        parent, _, group = key.rpartition(".")
+        if parent and group in CORE_GROUPS and value.isidentifier():
+            if value not in CORE_GROUPS[group]:
+                raise ConfigError(f"{key}={value} is unknown; allowed: {', '.join(CORE_GROUPS[group])}")
+            found[key] = group, value
+    return found
 
 
 def _with_open_names(node: DictConfig) -> DictConfig:

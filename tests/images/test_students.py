@@ -96,7 +96,22 @@ def test_distill_from_the_command_line(
     few = ["training.steps=2", "training.batch=16", "training.log_every=1", "training.tensorboard=false"]
     assert main(["train", "images", "model.width=16", *few]) == 0
     run = "run=runs/images/base"
-    assert main(["distill", "images", run, "name=mean", "method=mean_flow", "method.jumps=0.5", *few]) == 0
+    assert (
+        main(
+            [
+                "distill",
+                "images",
+                run,
+                "name=mean",
+                "method=mean_flow",
+                "method.jumps=0.5",
+                "method.times=u_shaped",
+                "method.times.sharpness=2",
+                *few,
+            ]
+        )
+        == 0
+    )
     place = "method.layers=[middle.0]"
     assert main(["distill", "images", run, "name=dm1", "method=dispersive", place, *few]) == 0
     smaller = ["model.width=8", "model.head_width=8", "fresh=true"]

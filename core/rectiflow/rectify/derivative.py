@@ -48,8 +48,8 @@ def along(
         until: (B,) ends of the steps.
         cond: name -> (B, ...).
         direction: what the derivative is along.
-        derivative: "forward", forward-mode differentiation in the same pass, attention and layer norm by plain formulas, which have a
-            forward rule; or "difference", a central difference of two further passes in evaluation mode.
+        derivative: "forward", forward-mode differentiation in the same pass, attention and layer norm by plain formulas
+            (`nn.plain_operations`); or "difference", a central difference of two further passes in evaluation mode.
         step: half the width of the difference, in units of time.
         differentiable: whether the derivative carries a gradient too.
 
