@@ -55,14 +55,13 @@ class ChunkResult(NamedTuple):
 
 def step_chunk(environment: TaskEnvironment, actions: Array) -> ChunkResult:
     """Execute actions (Ta, Da) one after another, until the episode ends."""
-    total, executed = 0.0, 0
-    observation, terminated, truncated, info = np.empty(0), False, False, {}
-    for action in actions:
+    total = 0.0
+    for executed, action in enumerate(actions, start=1):
         observation, reward, terminated, truncated, info = environment.step(action)
-        total, executed = total + float(reward), executed + 1
-        if terminated or truncated:
-            break
-    return ChunkResult(observation, total, executed, terminated, truncated, bool(info["success"]))
+        total += reward
+        if terminated or truncated or executed == len(actions):
+            return ChunkResult(observation, total, executed, terminated, truncated, info["success"])
+    raise ConfigError("a chunk has no actions; it needs at least 1")
 
 
 def episode_seed(seed: int, *place: int) -> int:

@@ -26,8 +26,8 @@ class TaskEnvironment(gym.Env[Array, Array]):
     - `info["success"]` says whether the task is done; a task that has an end terminates there.
     - The sparse reward is 1 at success; the dense one is the simulator's. Tasks without success have only the dense one.
     - After `limit` steps the episode is truncated.
-    - A simulator that raises, or whose observation or reward is not finite, gives a truncated transition that ends on the last good
-      observation, with `info["broken"]`, and is built anew for the next episode. `broken` counts them.
+    - A simulator that raises, or whose observation or reward is not finite, gives a truncated transition that ends on the
+      last good observation, with `info["broken"]`, and is built anew for the next episode. `broken` counts them.
 
     `reset(seed=…)` decides the whole episode, whatever came before.
     """

@@ -15,7 +15,7 @@ class ExpertSettings:
     A policy acts in chunks of `chunk` actions.
     """
 
-    _target_: str = "rectiflow_robotics.demonstrations.from_expert"
+    _target_: str = "rectiflow_robotics.collecting.from_expert"
     env: str = "push-v3"
     episodes: int = 10
     seed: int = 0

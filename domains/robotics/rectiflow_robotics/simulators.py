@@ -1,4 +1,4 @@
-"""Where tasks come from: the point in the plane, Meta-World, Fetch and locomotion. Simulators are imported when a task is made."""
+"""Where tasks come from: a point in the plane, Meta-World, Fetch, locomotion. A simulator is imported when a task is made."""
 
 from __future__ import annotations
 
