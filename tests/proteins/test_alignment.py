@@ -59,15 +59,15 @@ def test_tm_score_of_copies_and_mirror_images(crambin: Segment, generator: torch
 
 
 def test_tm_score_formula_against_biotite(crambin: Segment, generator: torch.Generator) -> None:
-    """Noise small enough that the alignment is residue by residue: biotite scores the same superposition."""
+    """Noise that leaves the alignment residue by residue, nearly: biotite scores the same superposition."""
     first = crambin.atoms[:, 1].float()
-    second = first + 0.3 * torch.randn(first.shape, generator=generator)
+    second = first + 0.8 * torch.randn(first.shape, generator=generator)
     fitted, _ = biotite.structure.superimpose(first.numpy(), second.numpy())
     index = np.arange(len(first))
     expected = biotite.structure.tm_score(array(first), array(torch.tensor(fitted)), index, index)
     found = float(tm_scores([first], [second])[0])
     # The search maximises the score, biotite's superposition the RMSD.
-    assert expected - 1e-3 <= found <= expected + 0.03
+    assert expected - 1e-3 <= found <= expected + 0.05
 
 
 def test_an_inserted_loop_is_a_gap(generator: torch.Generator) -> None:

@@ -114,9 +114,9 @@ def test_an_ideal_helix() -> None:
 
 def test_size_and_contact_order() -> None:
     angle = torch.linspace(0, 2 * math.pi, 101)[:-1]
-    circle = 30 * torch.stack((angle.cos(), angle.sin(), 0 * angle), 1)
-    assert float(gyration_ratio(circle)) == pytest.approx(30 / (2.2 * 100**0.38), rel=1e-5)
-    # Steps of 1.88 A: within 8 A are those up to 4 apart, and, around the ring, 96 to 99.
+    circle = 27 * torch.stack((angle.cos(), angle.sin(), 0 * angle), 1)
+    assert float(gyration_ratio(circle)) == pytest.approx(27 / (2.2 * 100**0.38), rel=1e-5)
+    # Steps of 1.70 A: within 8 A are those up to 4 apart, 6.8 A, not 5, 8.5 A, and, around the ring, 96 to 99.
     pairs = [(i, j) for i in range(100) for j in range(i) if i - j >= 3 and (i - j <= 4 or i - j >= 96)]
     expected = sum(i - j for i, j in pairs) / len(pairs) / 100
     assert float(contact_order(circle)) == pytest.approx(expected, rel=1e-4)
