@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rectiflow.domain import DomainSpec, Verb
+from rectiflow_robotics.finetune_settings import FinetuneSettings
 from rectiflow_robotics.settings import DATA, MODELS, CollectSettings, ObservationSettings, VideoSettings
 
 SPEC = DomainSpec(
@@ -15,6 +16,7 @@ SPEC = DomainSpec(
     conditions=ObservationSettings,
     verbs={
         "collect": Verb("rectiflow_robotics.collecting:run", CollectSettings),
+        "finetune": Verb("rectiflow_robotics.finetuning:run", FinetuneSettings),
         "video": Verb("rectiflow_robotics.video:run", VideoSettings, section="sampling"),
     },
     requires={"gymnasium": "robotics", "metaworld": "robotics", "gymnasium_robotics": "robotics"},

@@ -1,0 +1,111 @@
+"""What may be set for `rectiflow finetune robotics`, with its defaults. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+
+@dataclass
+class NoiseSettings:
+    """Bounds of the exploration noise of each denoising step, in units of actions; `schedule` lowers the upper one late."""
+
+    low: float = 0.08
+    high: float = 0.16
+    learnt: bool = True
+    schedule: bool = True
+
+
+@dataclass
+class CreditSettings:
+    """Discount of an environment step, and lambda per chunk."""
+
+    discount: float = 0.99
+    trace: float = 0.95
+
+
+@dataclass
+class PPOSettings:
+    """How an update goes; `target_kl` is in nats of the true denoising chain, which one update may move."""
+
+    epochs: int = 5
+    minibatch: int = 400
+    target_kl: float = 0.05
+    adaptive: bool = True
+    entropy: float = 0.0
+    anchor: float = 0.0
+    grad_clip: float = 1.0
+
+
+@dataclass
+class ReinFlowSettings:
+    """Clip of the chain's likelihood ratio (`reduction` sum) or of its root per element (mean, the published form)."""
+
+    clip: float = 0.2
+    reduction: str = "sum"
+
+
+@dataclass
+class DPPOSettings:
+    """Clips of the ratios of the first and the last denoising step, and the discount of a step."""
+
+    first: float = 0.05
+    last: float = 0.2
+    discount: float = 0.99
+
+
+@dataclass
+class FQLSettings:
+    """Weight `alpha` of staying close to the cloned flow, and the rest of an off-policy learner.
+
+    `updates` is how many gradient steps an environment chunk is worth; `capacity` what the replay buffer holds, in chunks.
+    """
+
+    alpha: float = 10.0
+    rate: float = 3e-4
+    batch: int = 256
+    tau: float = 0.005
+    flow_steps: int = 10
+    updates: float = 0.25
+    capacity: int = 200_000
+
+
+@dataclass
+class FinetuneSettings:
+    """`rectiflow finetune robotics`: a new run, the policy of `run` improved by what it does in the simulator.
+
+    - `algorithm` is reinflow, dppo (a ratio for every denoising step) or fql (off-policy, one step, k=1 only).
+    - An iteration is `chunks` chunks of actions in each of `envs` environments; the first `warm_up` teach the critic alone.
+    - Every `evaluate_every` iterations the policy plays `episodes` held-out episodes without noise. The best is kept (as "ema"
+      weights; "model" are the last), and the run stops where it falls behind the best by more than chance, twice in a row.
+    - At the end the policy before and the best one play the same `final_episodes` fresh episodes.
+    - Every `checkpoint_every` iterations episodes begin anew, so that a resumed run repeats an uninterrupted one bit for bit.
+    """
+
+    run: str = MISSING
+    name: str = "finetuned"
+    out: str = "runs"
+    weights: str = "ema"
+    algorithm: str = "reinflow"
+    k: int = 1
+    seed: int = 0
+    iterations: int = 60
+    envs: int = 32
+    chunks: int = 100
+    reward: str = "sparse"
+    limit: int | None = None
+    warm_up: int = 3
+    actor_rate: float = 1e-4
+    critic_rate: float = 1e-3
+    clamp: float | None = None
+    evaluate_every: int = 5
+    episodes: int = 50
+    final_episodes: int = 100
+    checkpoint_every: int = 1
+    noise: NoiseSettings = field(default_factory=NoiseSettings)
+    credit: CreditSettings = field(default_factory=CreditSettings)
+    ppo: PPOSettings = field(default_factory=PPOSettings)
+    reinflow: ReinFlowSettings = field(default_factory=ReinFlowSettings)
+    dppo: DPPOSettings = field(default_factory=DPPOSettings)
+    fql: FQLSettings = field(default_factory=FQLSettings)
