@@ -74,6 +74,7 @@ class VelocityField:
             and not isinstance(flow.interpolant, StochasticInterpolant)
             and dtype_of(like) is self._options["dtype"]
         )
+        self._tracing = torch.compiler.is_compiling()
         self._weights: dict[tuple[Prediction, Prediction], dict[float, tuple[float, float]]] = {}
         self._guided = guidance.scale != 1.0
         self._bare = not (self._guided or checkpoint or flow.self_conditioning or flow.average)
@@ -178,9 +179,6 @@ class VelocityField:
 
     def weights(self, kind: Prediction, target: Prediction, time: float) -> tuple[float, float] | None:
         """Weights of state and prediction in `convert`, where it is a weighted sum with numbers known beforehand, else None."""
-        sourced = self.flow.source is not None and "score" in (kind, target)
-        if not self._scalar or sourced or torch.compiler.is_compiling():
-            return None
         table = self._weights.get((kind, target))
         if table is None:
             table = self._weights[kind, target] = self._conversion_weights(kind, target)
@@ -206,14 +204,15 @@ class VelocityField:
         weights = self.weights(kind, target, time)
         if weights is not None:
             return self.flow.space.combine((x, prediction), weights)
-        if self._scalar and torch.compiler.is_compiling():
+        if self._scalar and self._tracing:
             t = torch.full_like(t, time, dtype=torch.float64)  # as exact as plain numbers, which tracing cannot read
         return self.flow.convert(prediction, kind, target, x, t, cond)
 
     def _conversion_weights(self, kind: Prediction, target: Prediction) -> dict[float, tuple[float, float]]:
         """Weights of state and prediction at every announced time, by converting (1, 0) and (0, 1)."""
         times = list(self._rows)
-        if not times:
+        sourced = self.flow.source is not None and "score" in (kind, target)
+        if not times or not self._scalar or sourced or self._tracing:
             return {}
         t = torch.tensor(times, dtype=torch.float64)
         state, prediction = torch.eye(2, dtype=torch.float64)[:, None].expand(2, len(times), 2)
