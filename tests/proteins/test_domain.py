@@ -119,6 +119,20 @@ def test_figures_of_the_data_itself_are_those_of_the_data() -> None:
     assert chain.shape == (24, 4, 3)
 
 
+def test_quality_puts_sound_backbones_first() -> None:
+    proteins = domain("data.shortest=24", "data.longest=24")
+    batch = proteins.dataset("train").__getitems__([0, 1, 2])
+    x1 = batch.x1
+    assert isinstance(x1, dict)
+    broken = {name: part.clone() for name, part in x1.items()}
+    broken["translations"][1, 12:] += 3
+    broken["translations"][2] *= 0.2
+    scores = proteins.quality(broken, batch.cond)
+    assert scores[0] == 3
+    assert 2.8 < scores[1] < 3
+    assert scores[2] < 1
+
+
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(ConfigError, match="test"):
         domain("data.longest=24").dataset("test")

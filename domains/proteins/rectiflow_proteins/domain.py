@@ -22,7 +22,7 @@ from rectiflow_proteins.conditions import requested, spread_conditions
 from rectiflow_proteins.data import Chains
 from rectiflow_proteins.flow import NULL, FrameNoise, backbone_space
 from rectiflow_proteins.frames import atoms_from_frames, with_oxygens
-from rectiflow_proteins.metrics import METRICS, Summary, evaluate, summarise
+from rectiflow_proteins.metrics import METRICS, Summary, evaluate, figures, summarise
 from rectiflow_proteins.output import write_structure
 from rectiflow_proteins.plots import contact_maps, ramachandran_plot
 from rectiflow_proteins.ribbons import paint, ribbon
@@ -117,6 +117,14 @@ class Proteins(Domain):
     def evaluate(self, x: State, cond: Cond) -> dict[str, float]:
         """Figures of backbones against the training chains."""
         return evaluate(backbones(x, cond), self._summary, self._training)
+
+    def quality(self, x: State, cond: Cond) -> Tensor:
+        """Shares of sound CA-CA and C-N links, plus one without a clash: (count,), at most 3."""
+        scores = []
+        for chain in backbones(x, cond):
+            found = figures([chain], [torch.zeros(len(chain), dtype=torch.long)])
+            scores.append(found["ca_valid"] + found["peptide_valid"] + found["clash_free"])
+        return torch.tensor(scores)
 
     def references(self, count: int, seed: int) -> list[Reference]:
         """Held-out chains as the floor, and frames without structure as the baseline."""
