@@ -126,6 +126,7 @@ MUTANTS = (
         "per_sample / velocity_weight(self.predicts",
         "flow predictions",
     ),
+    Mutant(FLOW, "self.interpolant, weight_margin)", "self.interpolant)", "weight_margin"),
     Mutant(
         FLOW, "source.state_of_score(s * prediction, cond)", "source.state_of_score(prediction, cond)", "sources flow"
     ),
