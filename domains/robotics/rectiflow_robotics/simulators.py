@@ -37,6 +37,7 @@ class Suite:
         limit: steps of an episode.
         package: what is installed for it, for provenance; "" for nothing.
         succeeds: whether tasks have success; otherwise only returns count.
+        camera: whose picture the simulator's renderer takes; "" without one.
         view: places in the plane, by name, that an observation tells, for drawing without a renderer.
         crashes: what its environments may raise.
     """
@@ -48,6 +49,7 @@ class Suite:
     limit: int
     package: str = ""
     succeeds: bool = True
+    camera: str = ""
     view: View | None = None
     crashes: tuple[type[Exception], ...] = CRASHES
 
@@ -160,6 +162,7 @@ SUITES = (
         GoalObservable,
         limit=200,
         package="metaworld",
+        camera="corner2",
         view=lambda o: {"hand": o[:2], "object": o[4:6], "goal": o[36:38]},
     ),
     Suite(
@@ -169,6 +172,7 @@ SUITES = (
         _fetch,
         limit=50,
         package="gymnasium-robotics",
+        camera="external_camera_0",
         view=lambda o: {"hand": o[:2], **({"object": o[3:5]} if len(o) > 13 else {}), "goal": o[-3:-1]},
     ),
     Suite(
@@ -178,6 +182,7 @@ SUITES = (
         _locomotion,
         limit=1000,
         package="gymnasium",
+        camera="track",
         succeeds=False,
     ),
 )
