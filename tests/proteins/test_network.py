@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from e3nn import o3
+from e3nn.util.test import equivariance_error
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
@@ -284,3 +286,25 @@ def test_half_precision_keeps_the_geometry() -> None:
     scale = (exact["translations"] - x["translations"]).abs().mean()
     assert (exact["translations"] - rounded["translations"]).abs().mean() < 0.03 * scale
     assert angles(exact["rotations"], rounded["rotations"]).max() < 0.03
+
+
+def test_e3nn_finds_the_estimate_equivariant() -> None:
+    """By the representations of e3nn: places and body axes of all residues are vectors, and so are those of the estimate."""
+    size = 12
+    made, x = network(torch.float64), state(1, size, torch.float64)
+    nothing = {name: torch.zeros_like(part) for name, part in x.items()}
+    given = {name: value.double() if name == "content" else value for name, value in cond(1, size).items()}
+
+    def estimate(vectors: Tensor) -> Tensor:
+        places, axes = vectors.reshape(1, size, 4, 3).split([1, 3], 2)
+        frames = {"translations": places[:, :, 0], "rotations": quaternions.from_matrix(axes.mT)}
+        found = made(frames, torch.tensor([0.6], dtype=torch.float64), **given, self_condition=nothing)
+        turned = rotation_matrices(found["rotations"]).mT
+        return torch.cat((found["translations"][:, :, None], turned), 2).reshape(1, -1)
+
+    vectors = torch.cat((x["translations"][:, :, None], rotation_matrices(x["rotations"]).mT), 2).reshape(1, -1)
+    irreps = o3.Irreps([(4 * size, (1, 1))])
+    errors = equivariance_error(
+        estimate, [vectors], irreps_in=irreps, irreps_out=irreps, ntrials=4, do_parity=False, do_translation=False
+    )
+    assert max(float(error) for error in errors.values()) < 1e-8
