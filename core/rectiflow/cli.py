@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,8 @@ def _own_verb(spec: Any, call: Call) -> int:
     if isinstance(verb, str):
         return int(load_object(verb, extra=spec.name)(call.overrides) or 0)
     check_overrides(call.overrides)
-    base = dict(_config_of_run(call).get(verb.section, {})) if verb.section else {}
+    section = _config_of_run(call).get(verb.section, {}) if verb.section else {}
+    base = {field.name: section[field.name] for field in fields(verb.settings) if field.name in section}
     config = compose_verb(verb.settings, base, call.overrides)
     return _execute(call.verb, spec, config, call, verb.function)
 
