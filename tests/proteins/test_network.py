@@ -296,7 +296,7 @@ def test_e3nn_finds_the_estimate_equivariant() -> None:
     given = {name: value.double() if name == "content" else value for name, value in cond(1, size).items()}
 
     def estimate(vectors: Tensor) -> Tensor:
-        places, axes = vectors.reshape(1, size, 4, 3).split([1, 3], 2)
+        places, axes = torch.split(vectors.reshape(1, size, 4, 3), [1, 3], 2)
         frames = {"translations": places[:, :, 0], "rotations": quaternions.from_matrix(axes.mT)}
         found = made(frames, torch.tensor([0.6], dtype=torch.float64), **given, self_condition=nothing)
         turned = rotation_matrices(found["rotations"]).mT
