@@ -18,7 +18,7 @@ from rectiflow_robotics.chunks import episode_seed
 from rectiflow_robotics.environments import make_environment, suite_of
 from rectiflow_robotics.point_reach import draw_plane
 from rectiflow_robotics.rollout import Episode
-from rectiflow_robotics.simulators import View, simulator
+from rectiflow_robotics.simulators import View, Viewpoint, simulator
 
 Array = NDArray[Any]
 
@@ -45,7 +45,7 @@ def film(environment: str, episode: Episode, seed: int, *, size: int = 320) -> F
     suite = suite_of(environment)
     if episode.observations is None or episode.actions is None:
         return None
-    if suite.camera:
+    if suite.camera is not None:
         for backend in BACKENDS:
             frames = _rendered(environment, episode_seed(seed, episode.number), episode.actions, size, backend)
             if frames is not None:
@@ -83,6 +83,12 @@ def render(environment: str, seed: int, actions: Array, size: int) -> Array:
     task = make_environment(environment)
     task.reset(seed=seed)
     base: Any = task.base.unwrapped
+    camera: Any = task.suite.camera
+    if isinstance(camera, Viewpoint):
+        place, camera = camera, mujoco.MjvCamera()
+        camera.lookat[:] = place.place
+        camera.distance, camera.azimuth, camera.elevation = place.distance, place.azimuth, place.elevation
+    mark_goal = getattr(base, "_render_callback", lambda: None)  # Fetch moves its goal's mark only when it is drawn
     renderer = mujoco.Renderer(base.model, size * 3 // 4, size)
     shown = set(every(len(actions) + 1).tolist())
     frames = []
@@ -91,7 +97,8 @@ def render(environment: str, seed: int, actions: Array, size: int) -> Array:
             if step:
                 task.step(actions[step - 1])
             if step in shown:
-                renderer.update_scene(base.data, camera=task.suite.camera)
+                mark_goal()
+                renderer.update_scene(base.data, camera=camera)
                 frames.append(renderer.render().copy())
     finally:
         renderer.close()

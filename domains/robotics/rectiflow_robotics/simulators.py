@@ -6,7 +6,7 @@ import importlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -25,6 +25,15 @@ FETCH = ("FetchReach-v4", "FetchPush-v4", "FetchPickAndPlace-v4")
 POINT = ("point-reach", "point-reach-pixels")
 
 
+class Viewpoint(NamedTuple):
+    """A camera: the place it looks at, its distance in metres, and its angles in degrees."""
+
+    place: tuple[float, float, float]
+    distance: float
+    azimuth: float
+    elevation: float
+
+
 @dataclass(frozen=True)
 class Suite:
     """Tasks of one simulator.
@@ -37,7 +46,7 @@ class Suite:
         limit: steps of an episode.
         package: what is installed for it, for provenance; "" for nothing.
         succeeds: whether tasks have success; otherwise only returns count.
-        camera: whose picture the simulator's renderer takes; "" without one.
+        camera: from where the simulator's renderer looks, by name or by place; None without a renderer.
         view: places in the plane, by name, that an observation tells, for drawing without a renderer.
         crashes: what its environments may raise.
     """
@@ -49,7 +58,7 @@ class Suite:
     limit: int
     package: str = ""
     succeeds: bool = True
-    camera: str = ""
+    camera: str | Viewpoint | None = None
     view: View | None = None
     crashes: tuple[type[Exception], ...] = CRASHES
 
@@ -162,7 +171,7 @@ SUITES = (
         GoalObservable,
         limit=200,
         package="metaworld",
-        camera="corner2",
+        camera=Viewpoint((0.0, 0.65, 0.1), distance=1.2, azimuth=-60, elevation=-30),
         view=lambda o: {"hand": o[:2], "object": o[4:6], "goal": o[36:38]},
     ),
     Suite(
@@ -172,7 +181,7 @@ SUITES = (
         _fetch,
         limit=50,
         package="gymnasium-robotics",
-        camera="external_camera_0",
+        camera=Viewpoint((1.3, 0.75, 0.45), distance=1.4, azimuth=132, elevation=-20),
         view=lambda o: {"hand": o[:2], **({"object": o[3:5]} if len(o) > 13 else {}), "goal": o[-3:-1]},
     ),
     Suite(
