@@ -147,10 +147,10 @@ def demonstrate(
 def _episode(environment: TaskEnvironment, expert: Expert, seed: int, noise: float) -> tuple[Array, Array, bool, float]:
     """Observations (T, …), the expert's actions (T, Da), success and return of one episode."""
     draws = np.random.default_rng(seed)
-    observation, _ = environment.reset(seed=seed)
+    observation, info = environment.reset(seed=seed)
     seen, done, total = [], [], 0.0
     while True:
-        action = np.clip(expert(observation), -1, 1).astype(np.float32)
+        action = np.clip(expert(info.get("state", observation)), -1, 1).astype(np.float32)
         seen.append(observation)
         done.append(action)
         executed = action + noise * draws.standard_normal(action.shape)

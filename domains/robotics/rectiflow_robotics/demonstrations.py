@@ -140,7 +140,7 @@ def load(path: Path) -> Demonstrations:
         DataError: no such file, one that does not hold demonstrations, or altered ones.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             parts = {name: stored[name] for name in stored.files}
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; `rectiflow collect robotics` makes one") from error

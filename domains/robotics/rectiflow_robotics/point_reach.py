@@ -20,7 +20,7 @@ class PointReach(gym.Env[Array, Array]):
     """Position and goal in [-1, 1]^2; an action in [-1, 1]^2 moves the point by up to STEP along each axis.
 
     An observation is (4,), position then goal; with `pixels` a picture (3, 32, 32) of bytes, the point red and the goal green.
-    The reward is the negative distance that is left; success is a distance of at most RADIUS.
+    The reward is the negative distance that is left; success is a distance of at most RADIUS. `info["state"]` is (4,) in any case.
     """
 
     def __init__(self, *, pixels: bool = False) -> None:
@@ -36,17 +36,20 @@ class PointReach(gym.Env[Array, Array]):
         super().reset(seed=seed)
         self.position = self.np_random.uniform([-1, -1], [-0.2, 1])
         self.goal = self.np_random.uniform([0.2, -1], [1, 1])
-        return self._observation(), {}
+        return self._observation(), {"state": self._state()}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Move the point."""
         self.position = np.clip(self.position + STEP * np.asarray(action, np.float64), -1, 1)
         distance = float(np.linalg.norm(self.goal - self.position))
-        return self._observation(), -distance, False, False, {"success": distance <= RADIUS}
+        return self._observation(), -distance, False, False, {"success": distance <= RADIUS, "state": self._state()}
 
     def _observation(self) -> Array:
         if self.pixels:
             return draw_plane(self.position, self.goal, PICTURE).transpose(2, 0, 1)
+        return self._state()
+
+    def _state(self) -> Array:
         return np.concatenate([self.position, self.goal]).astype(np.float32)
 
 
