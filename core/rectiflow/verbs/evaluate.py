@@ -34,7 +34,7 @@ from rectiflow.records import (
     write_metrics,
 )
 from rectiflow.report import write_report
-from rectiflow.runs import lineage
+from rectiflow.runs import lineage, read_config
 from rectiflow.schedules import exponentials, scheduled
 from rectiflow.solvers.catalogue import ADAPTIVE
 from rectiflow.trained import Trained, open_run
@@ -169,7 +169,7 @@ def _tolerance(sampler: str, text: str) -> float:
 def report(spec: DomainSpec, folder: Path) -> Path:
     """Write the run's report, together with the runs it was rectified from."""
     runs = lineage(folder)
-    labels = ["base flow", *("rectified flow" if i == 1 else f"{i}-rectified flow" for i in range(1, len(runs)))]
+    labels = ["base flow", *(_label(run, number) for number, run in enumerate(runs[1:], start=1))]
     if len(runs) == 1:
         labels = [folder.name]
     return write_report(
@@ -179,6 +179,14 @@ def report(spec: DomainSpec, folder: Path) -> Path:
         summary=spec.summary,
         labels=labels,
     )
+
+
+def _label(run: Path, number: int) -> str:
+    """What a run with a teacher is: a student by its method, or the teacher rectified."""
+    distill = read_config(run).get("distill")
+    if distill:
+        return f"student by {str(distill.method['_target_']).rpartition('.')[2]}"
+    return "rectified flow" if number == 1 else f"{number}-rectified flow"
 
 
 def _command(spec: DomainSpec, config: DictConfig, sampler: Sampler) -> str:
