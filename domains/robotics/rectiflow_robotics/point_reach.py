@@ -20,7 +20,7 @@ class PointReach(gym.Env[Array, Array]):
     """Position and goal in [-1, 1]^2; an action in [-1, 1]^2 moves the point by up to STEP along each axis.
 
     An observation is (4,), position then goal; with `pixels` a picture (3, 32, 32) of bytes, the point red and the goal green.
-    The reward is the negative distance that is left; success is a distance of at most RADIUS. `info["state"]` is (4,) in any case.
+    The reward is the negative distance that is left; success is a distance of at most RADIUS. `info["state"]` is always (4,).
     """
 
     def __init__(self, *, pixels: bool = False) -> None:
