@@ -64,14 +64,17 @@ class TableRow:
 
 
 def columns_of(records: Sequence[RunRecord]) -> list[Column]:
-    """Collect the metrics that were measured: declared ones in their order, primary first, then undeclared ones."""
+    """Collect the declared metrics that were measured, in their order, primary first; where none is declared, all.
+
+    Figures that a domain measures and does not declare stay in `metrics.json`, out of the table.
+    """
     declared: dict[str, Metric] = {}
     for record in records:
         declared.update({metric.name: metric for metric in record.evaluation.metrics})
     seen = dict.fromkeys(name for record in records for entry in _measured(record.evaluation) for name in entry.metrics)
     columns = [Column(m.name, m.title, m.better, m.primary) for m in declared.values() if m.name in seen]
     columns.sort(key=lambda column: not column.primary)
-    return columns + [Column(name, name, None, False) for name in seen if name not in declared]
+    return columns if declared else [Column(name, name, None, False) for name in seen]
 
 
 def ordered_rows(evaluation: Evaluation) -> list[Row]:

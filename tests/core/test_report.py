@@ -171,6 +171,16 @@ def test_a_metric_without_a_declared_direction_is_shown_and_not_judged(tmp_path:
     assert page.best == []
 
 
+def test_figures_beside_the_declared_ones_stay_out_of_the_table(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "base", BASE)
+    before = render([run])
+    figures = {"swd": 0.01, "fd_digitsnet": 9.0, "accuracy": 0.9, "diversity": 1.0, "mystery": 3.0}
+    append(run, Row("euler", 4, 4.0, 1.0, 1440, 0, figures, 8e-4, "rectiflow evaluate images steps=4"))
+    after = render([run])
+    assert "mystery" not in after.text
+    assert after.rows[0] == before.rows[0]
+
+
 def test_the_finding_compares_the_last_run_with_the_first_at_equal_cost(runs: list[Path]) -> None:
     page = render(runs, labels=["base flow", "rectified flow"])
     assert (

@@ -70,7 +70,7 @@ def command(crambin: Segment, tmp_path: Path) -> tuple[str, ...]:
     program = tmp_path / "fold.py"
     program.write_text(PROGRAM)
     source = write_structure(tmp_path / "source.pdb", [crambin.atoms], crambin.sequence)
-    return (sys.executable, str(program), "{fasta}", "{out}", str(source))
+    return (sys.executable, "-S", "-E", str(program), "{fasta}", "{out}", str(source))
 
 
 def test_self_consistency_has_both_distances(crambin: Segment, generator: torch.Generator) -> None:
@@ -135,16 +135,32 @@ def test_mpnn_reads_checkpoints_of_its_kind_and_repeats_itself(crambin: Segment,
     assert sum(parameter.numel() for parameter in made.parameters()) == 1_660_485
     torch.save({"num_edges": 48, "noise_level": 0.2, "model_state_dict": made.state_dict()}, tmp_path / "v.pt")
     loaded = load_mpnn(tmp_path / "v.pt")
-    designs = [
-        network.design(crambin.atoms, 2, 0.5, torch.Generator().manual_seed(1)) for network in (made, loaded, loaded)
-    ]
+    piece = crambin.atoms[:16]
+    designs = [network.design(piece, 2, 0.5, torch.Generator().manual_seed(1)) for network in (made, loaded, loaded)]
     assert designs[0] == designs[1] == designs[2]
-    assert all(len(sequence) == 46 and "X" not in sequence for sequence in designs[0])
-    turned = crambin.atoms[..., [1, 2, 0]] + 7
+    assert all(len(sequence) == 16 and "X" not in sequence for sequence in designs[0])
+    turned = piece[..., [1, 2, 0]] + 7
     assert loaded.design(turned, 2, 0.5, torch.Generator().manual_seed(1)) == designs[0]
     for count, temperature in ((0, 0.1), (1, 0.0)):
         with pytest.raises(ConfigError, match="at least 1, above 0"):
             loaded.design(crambin.atoms, count, temperature, torch.Generator())
+
+
+def test_mpnn_counts_from_the_neighbour_to_the_residue(crambin: Segment) -> None:
+    """The published embedding has a row for i - j + 32: with only that of +1 filled, only j = i - 1 has features."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        features = ProteinMPNN(5).features
+    along = features.embeddings["linear"]
+    with torch.no_grad():
+        for parameter in (along.weight, along.bias, features.edge_embedding.weight):
+            parameter.zero_()
+        along.weight[0, 33] = 1.0
+        features.edge_embedding.weight[7, 0] = 1.0
+        neighbours = torch.arange(3, 20)[:, None] + torch.tensor([0, -1, 1, -2, 2])
+        shifted = torch.cat((torch.zeros(3, 5, dtype=torch.int64), neighbours, torch.zeros(26, 5, dtype=torch.int64)))
+        edges = features(crambin.atoms.float(), shifted)[3:20]
+    assert [bool(edges[:, k].any(-1).all()) for k in range(5)] == [False, True, False, False, False]
 
 
 @pytest.mark.skipif(not MPNN, reason="the weights come with the package proteinmpnn")
@@ -169,14 +185,13 @@ def test_the_verb_writes_rows_and_settings(
     monkeypatch.setattr(designability, "installed_mpnn", lambda variant, noise: Repeating(crambin.sequence))
     folder = tmp_path / "backbones"
     folder.mkdir()
-    for name in ("a.pdb", "b.pdb"):
-        write_structure(folder / name, [crambin.atoms])
+    write_structure(folder / "a.pdb", [crambin.atoms])
     assert main(["designability", "proteins", f"structures={folder}", f"command={' '.join(command)}", "count=2"]) == 0
     written = json.loads((folder / "designability.json").read_text())
     assert written["settings"]["temperature"] == 0.1
-    assert [len(backbone["rows"]) for backbone in written["backbones"]] == [2, 2]
+    assert [len(backbone["rows"]) for backbone in written["backbones"]] == [2]
     assert written["backbones"][0]["rows"][0]["rmsd"] < 0.01
-    assert "designable (RMSD below 2 A): 2 of 2" in capsys.readouterr().out
+    assert "designable (RMSD below 2 A): 1 of 1" in capsys.readouterr().out
     assert main(["designability", "proteins", f"structures={folder}", "count=1", f"out={tmp_path / 'x.json'}"]) == 0
     assert json.loads((tmp_path / "x.json").read_text())["backbones"][0]["rows"][0]["rmsd"] is None
     for mistake in ([], ["structure=x"], [f"structures={folder}", "count=many"], [f"structures={tmp_path / 'no'}"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from rectiflow.errors import ConfigError, DataError
 from rectiflow.fetch import Package
-from rectiflow_proteins import fetching
+from rectiflow_proteins import data, fetching
 from rectiflow_proteins.data import (
     Chains,
     fetched_chains,
@@ -22,8 +23,11 @@ from rectiflow_proteins.data import (
     structure_folder,
     synthetic_folds,
 )
+from rectiflow_proteins.frames import with_oxygens
+from rectiflow_proteins.grammar import Fold
 from rectiflow_proteins.output import write_structure
 from rectiflow_proteins.reading import Segment
+from rectiflow_proteins.torsions import atoms_from_torsions
 
 
 @pytest.fixture
@@ -47,7 +51,7 @@ def packages(crambin: Segment, bpti: Segment, tmp_path: Path, monkeypatch: pytes
 
 
 def test_padding_and_masks() -> None:
-    chains = grammar_folds(24, 30)[1]
+    chains = grammar_folds(24, 26)[1]
     atoms, states, mask = chains.padded([0, 5, 3])
     lengths = chains.lengths[[0, 5, 3]].tolist()
     assert mask.sum(1).tolist() == lengths
@@ -60,10 +64,14 @@ def test_padding_and_masks() -> None:
 
 
 def test_splits_are_fixed_and_keep_clusters_together() -> None:
-    train, validation = grammar_folds(24, 48)
-    again = grammar_folds(24, 48)
+    train, validation = grammar_folds(24, 26)
+    again = grammar_folds(24, 26)
     assert torch.equal(train.atoms, again[0].atoms)
     assert torch.equal(validation.atoms, again[1].atoms)
+    # A fold stays on its side whatever lengths are asked for.
+    for narrow, wide in zip(grammar_folds(25, 25), (train, validation), strict=True):
+        of_25 = wide.select([i for i, length in enumerate(wide.lengths.tolist()) if length == 25])
+        torch.testing.assert_close(narrow.atoms, of_25.atoms, atol=1e-5, rtol=0)
     clusters = [0, 0, 1, 2, 2, 3, 4, 5, 6, 7]
     chains = train.select(range(10))
     named = Chains(chains.atoms, chains.lengths, chains.structure, tuple(map(str, range(10))), chains.sequences)
@@ -89,14 +97,31 @@ def test_lengths_are_spread_evenly() -> None:
     assert spread_lengths(30, 30, 3) == [30] * 3
 
 
-def test_synthetic_folds_are_made_once(cache: Path) -> None:
-    train, validation = synthetic_folds(24, 24, 3, 0)
-    (made,) = cache.rglob("*.npz")
-    before = made.stat().st_mtime_ns
-    again = synthetic_folds(24, 24, 3, 0)
-    assert made.stat().st_mtime_ns == before
-    assert torch.equal(train.atoms, again[0].atoms)
-    assert len(train) + len(validation) == 3
+def test_synthetic_folds_are_made_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Fold] = []
+
+    def drawn(lengths: Sequence[int], generator: torch.Generator) -> list[Fold]:
+        assert generator.initial_seed() == 5
+        for length in lengths:
+            torsions = torch.deg2rad(torch.tensor([-63.0, -43, 180])) + 0.1 * torch.randn(
+                length, 3, generator=generator
+            )
+            atoms = with_oxygens(atoms_from_torsions(torsions.double())).float()
+            made.append(Fold("H" * length, "helical", torsions, atoms - atoms[:, 1].mean(0)))
+        return made
+
+    monkeypatch.setattr(data, "generate_folds", drawn)
+    parts = synthetic_folds(24, 25, 12, 5)
+    assert len(list(cache.rglob("*.npz"))) == 1
+    again = synthetic_folds(24, 25, 12, 5)
+    assert len(made) == 12
+    assert sorted(length for part in parts for length in part.lengths.tolist()) == [24] * 6 + [25] * 6
+    for part, other in zip(parts, again, strict=True):
+        assert torch.equal(part.atoms, other.atoms)
+        for chain in map(part.chain, range(len(part))):
+            # Stored torsions are rounded to 1/20 degree.
+            gap = min((chain - fold.atoms).abs().max() for fold in made if len(fold.atoms) == len(chain))
+            assert gap < 0.06
     with pytest.raises(ConfigError, match="at least 2 folds"):
         synthetic_folds(24, 26, 1, 0)
 

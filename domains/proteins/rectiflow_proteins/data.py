@@ -132,7 +132,8 @@ def grammar_folds(shortest: int, longest: int) -> Split:
             f"data.shortest={shortest}, data.longest={longest}: the folds in the package have {least} to {most} residues; "
             "choose among those, or data=synthetic for others"
         )
-    return _in_range(_stored_folds(EMBEDDED), shortest, longest)
+    chains, places = _stored_folds(EMBEDDED, shortest, longest)
+    return split(chains, places)
 
 
 def synthetic_folds(shortest: int, longest: int, count: int, seed: int) -> Split:
@@ -151,7 +152,7 @@ def synthetic_folds(shortest: int, longest: int, count: int, seed: int) -> Split
     path = cache_folder("proteins", "synthetic") / f"{shortest}-{longest}-{count}-{seed}.npz"
     if not path.is_file():
         store_folds(path, spread_lengths(shortest, longest, count), torch.Generator().manual_seed(seed))
-    return split(_stored_folds(path), range(count))
+    return split(*_stored_folds(path, shortest, longest))
 
 
 def spread_lengths(shortest: int, longest: int, count: int) -> list[int]:
@@ -189,26 +190,23 @@ def _chain(twentieths: Tensor) -> Tensor:
     return with_oxygens(atoms_from_torsions(torch.deg2rad(twentieths.double() / TWENTIETHS))).float()
 
 
-def _stored_folds(path: Path) -> Chains:
+def _stored_folds(path: Path, shortest: int, longest: int) -> tuple[Chains, list[int]]:
+    """The folds of these lengths, and their places among all, by which they are split."""
     with np.load(path, allow_pickle=False) as arrays:
         halves = np.stack((arrays["torsions"], arrays["coarse"]), -1)
         twentieths = torch.from_numpy(halves.reshape(3, -1).copy().view("<i2").T.copy())
         lengths = arrays["lengths"].astype(np.int64).tolist()
         structure = torch.from_numpy(arrays["structure"].astype(np.int64))
         names = arrays["names"].tolist()
-    atoms: list[Tensor] = [torch.empty(0)] * len(lengths)
-    pieces = torch.split(twentieths, lengths)
+    pieces, states = torch.split(twentieths, lengths), torch.split(structure, lengths)
+    atoms: dict[int, Tensor] = {}
     # All chains of one length at a time.
-    for length in sorted(set(lengths)):
+    for length in range(shortest, longest + 1):
         members = [i for i, own in enumerate(lengths) if own == length]
-        for i, chain in zip(members, _chain(torch.stack([pieces[i] for i in members])), strict=True):
-            atoms[i] = chain
-    return join(atoms, torch.split(structure, lengths), names, [""] * len(lengths))
-
-
-def _in_range(chains: Chains, shortest: int, longest: int) -> Split:
-    kept = [i for i, length in enumerate(chains.lengths.tolist()) if shortest <= length <= longest]
-    return split(chains.select(kept), kept)
+        if members:
+            atoms.update(zip(members, _chain(torch.stack([pieces[i] for i in members])), strict=True))
+    kept = sorted(atoms)
+    return join([atoms[i] for i in kept], [states[i] for i in kept], [names[i] for i in kept], [""] * len(kept)), kept
 
 
 def split(chains: Chains, clusters: Sequence[int]) -> Split:
