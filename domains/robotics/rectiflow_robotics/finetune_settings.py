@@ -30,8 +30,8 @@ class PPOSettings:
     """How an update goes; `target_kl` is in nats of the true denoising chain, which one update may move."""
 
     epochs: int = 5
-    minibatch: int = 400
-    target_kl: float = 0.05
+    minibatch: int = 320
+    target_kl: float = 0.3
     adaptive: bool = True
     entropy: float = 0.0
     anchor: float = 0.0
@@ -42,7 +42,7 @@ class PPOSettings:
 class ReinFlowSettings:
     """Clip of the chain's likelihood ratio (`reduction` sum) or of its root per element (mean, the published form)."""
 
-    clip: float = 0.2
+    clip: float = 0.4
     reduction: str = "sum"
 
 
@@ -80,7 +80,8 @@ class FinetuneSettings:
     - Every `evaluate_every` iterations the policy plays `episodes` held-out episodes without noise. The best is kept (as "ema"
       weights; "model" are the last), and the run stops where it falls behind the best by more than chance, twice in a row.
     - At the end the policy before and the best one play the same `final_episodes` fresh episodes.
-    - Every `checkpoint_every` iterations episodes begin anew, so that a resumed run repeats an uninterrupted one bit for bit.
+    - Every `restart_every` iterations all episodes begin anew, where what was not ended counts by the critic. A checkpoint, every
+      `checkpoint_every` iterations, falls on such a place, so that a resumed run repeats an uninterrupted one bit for bit.
     """
 
     run: str = MISSING
@@ -91,18 +92,19 @@ class FinetuneSettings:
     k: int = 1
     seed: int = 0
     iterations: int = 60
-    envs: int = 32
-    chunks: int = 100
+    envs: int = 16
+    chunks: int = 80
     reward: str = "sparse"
     limit: int | None = None
     warm_up: int = 3
-    actor_rate: float = 1e-4
+    actor_rate: float = 2e-4
     critic_rate: float = 1e-3
     clamp: float | None = None
     evaluate_every: int = 5
     episodes: int = 50
     final_episodes: int = 100
-    checkpoint_every: int = 1
+    restart_every: int = 1
+    checkpoint_every: int = 5
     noise: NoiseSettings = field(default_factory=NoiseSettings)
     credit: CreditSettings = field(default_factory=CreditSettings)
     ppo: PPOSettings = field(default_factory=PPOSettings)

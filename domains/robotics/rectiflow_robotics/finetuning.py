@@ -122,9 +122,14 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
 
 
 def _check(config: DictConfig) -> None:
-    for name in ("k", "iterations", "envs", "chunks", "evaluate_every", "final_episodes", "checkpoint_every"):
+    for name in ("k", "iterations", "envs", "chunks", "evaluate_every", "final_episodes", "restart_every"):
         if config[name] < 1:
             raise ConfigError(f"{name}={config[name]} is not allowed: it must be an integer of at least 1")
+    if config.checkpoint_every % config.restart_every:
+        raise ConfigError(
+            f"checkpoint_every={config.checkpoint_every} is no multiple of restart_every={config.restart_every}; a run can only be "
+            "resumed where its episodes begin anew"
+        )
     if config.episodes < 2 or config.warm_up < 0:
         raise ConfigError(
             f"episodes={config.episodes}, warm_up={config.warm_up}: at least 2 held-out episodes and no negative warm-up"
@@ -192,7 +197,7 @@ def _loop(session: Session, log: MetricsFile, interrupts: Interrupts) -> None:
         print(f"before: held-out {_mean(progress.scores):.3f}", flush=True)
     while progress.iteration < int(config.iterations) and not progress.stopped:
         started = time.perf_counter()
-        restart = progress.iteration % int(config.checkpoint_every) == 0
+        restart = progress.iteration % int(config.restart_every) == 0
         figures = session.trainer.iterate(progress.iteration, restart=restart)
         progress.iteration += 1
         progress.steps += int(figures.pop("steps"))
@@ -205,6 +210,8 @@ def _loop(session: Session, log: MetricsFile, interrupts: Interrupts) -> None:
         stopping = last or progress.stopped or bool(interrupts.received)
         if progress.iteration % int(config.checkpoint_every) == 0 or last or progress.stopped:
             _save(session)
+        if "held_out" in figures:
+            draw_curves(session.folder, chains=session.trainer.chains())
         if stopping and interrupts.received and not last:
             raise Interrupted(
                 f"stopped by signal {interrupts.received} after iteration {progress.iteration}; the same command goes on "

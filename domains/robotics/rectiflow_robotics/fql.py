@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rectiflow.errors import ConfigError
 from rectiflow.nn.layers import linear

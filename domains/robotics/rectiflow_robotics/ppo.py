@@ -72,9 +72,9 @@ class PPO:
         ConfigError: a number that is not allowed.
     """
 
-    epochs: int = 10
-    minibatch: int = 400
-    target_kl: float = 0.05
+    epochs: int = 5
+    minibatch: int = 320
+    target_kl: float = 0.3
     adaptive: bool = True
     entropy: float = 0.0
     anchor: float = 0.0

@@ -19,7 +19,7 @@ class ReinFlow:
 
     Args:
         clip: eps, on the ratio that `reduction` gives.
-        reduction: sum, the chain's likelihood ratio itself (eps 0.2 is usual); or mean, its root of order
+        reduction: sum, the chain's likelihood ratio itself (eps 0.2 to 0.4); or mean, its root of order
             (K + 1) actions components, the published form (eps 0.01): at K = 4 with 16 numbers a chunk that lets the true ratio
             move by e^0.8.
 
@@ -27,7 +27,7 @@ class ReinFlow:
         ConfigError: another reduction, or a clip outside (0, 1).
     """
 
-    clip: float = 0.2
+    clip: float = 0.4
     reduction: str = "sum"
 
     def __post_init__(self) -> None:
