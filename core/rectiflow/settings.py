@@ -405,8 +405,8 @@ class BenchSettings:
 
     name: str = "few-step"
     out: str = "runs"
-    updates: int = 2000
-    pairs: int = 20000
+    updates: int = 1500
+    pairs: int = 15000
     count: int = 1440
     jobs: int = 2
     methods: list[str] = field(default_factory=list)

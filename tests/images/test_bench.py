@@ -64,7 +64,7 @@ def test_mistakes_are_one_line(
         assert says in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     assert main(["bench", "few-step", "--help"]) == 0
-    assert "updates: 2000" in capsys.readouterr().out
+    assert "updates: 1500" in capsys.readouterr().out
 
 
 @pytest.mark.slow
