@@ -6,8 +6,9 @@ from rectiflow.study import Entry, Stage, Study
 
 JUMPS = ("jump-1", "jump-2", "jump-4")
 LAYERS = "method.layers=[middle.0,middle.1]"
-# The teacher's time embedding waves a thousand times over [0, 1]: a difference over 0.04 averages most of what that adds to du/dt.
+# The teacher's time embedding waves fast: a difference over 0.04 averages most of what that adds to du/dt.
 SMOOTH = ("method.derivative=difference", "method.step=0.02", "method.jumps=0.5")
+DM1 = (Stage("dispersive", (LAYERS, *(text.replace("method.", "method.base.") for text in SMOOTH))),)
 SMALL = ("fresh=true", "model.width=16", "model.head_width=32")
 
 FEW_STEP = Study(
@@ -60,7 +61,7 @@ FEW_STEP = Study(
         Entry(
             "dm1",
             "MeanFlow + dispersive (DM1)",
-            (Stage("dispersive", (LAYERS, *(text.replace("method.", "method.base.") for text in SMOOTH))),),
+            DM1,
             JUMPS,
         ),
         Entry("shortcut", "shortcut model", (Stage("shortcut", ("method.bootstrap=0.75",)),), JUMPS),
