@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import html.parser
+import io
 import json
 import re
 from pathlib import Path
@@ -120,6 +122,10 @@ def test_the_view_is_one_page_with_the_chains(crambin: Segment, bpti: Segment) -
     parsed = _Page()
     parsed.feed(page)
     assert parsed.tags.count("script") == 1
+    # Without scripts there is a picture, and nothing to press.
+    still = parsed.addresses[0].removeprefix("data:image/png;base64,")
+    assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(still))).convert("RGB")).min(-1) < 200).mean() > 0.02
+    assert re.search(r"<canvas hidden.*\n<nav hidden>", page)
     assert all(address.startswith("data:image/png") for address in parsed.addresses)
     assert "{{" not in page
     assert "&lt;b&gt;" in page
