@@ -18,8 +18,8 @@ from rectiflow.drawing import Drawn
 from rectiflow.errors import ConfigError, DataError
 from rectiflow.flow import Flow
 from rectiflow.records import Metric, Reference
-from rectiflow_robotics.demonstrations import Chunks, Data
-from rectiflow_robotics.environments import Description, TaskEnvironment, describe, make_environment, suite_of
+from rectiflow_robotics.demonstrations import Chunks, Data, Demonstrations
+from rectiflow_robotics.environments import TaskEnvironment, describe, make_environment, suite_of
 from rectiflow_robotics.evaluating import RETURN, SLOTS, SUCCESS, summarise
 from rectiflow_robotics.experts import expert_policy, random_policy
 from rectiflow_robotics.plots import chunk_plots
@@ -77,7 +77,10 @@ class Robotics(Domain):
         )
 
     def conditions(self, count: int, generator: torch.Generator, **request: Any) -> Cond:
-        """Observations (count, …) out of the demonstrations, or the one or the several that are given."""
+        """Observations (count, …) out of the demonstrations, or the one or the several that are given.
+
+        Without the demonstrations they are what fresh episodes begin with.
+        """
         if request.get("observation") is not None:
             asked = torch.as_tensor(list(request["observation"]), dtype=torch.float32)
             asked = asked[None] if asked.ndim == len(self.observation) else asked
@@ -86,9 +89,10 @@ class Robotics(Domain):
                     f"cond.observation has shape {tuple(asked.shape[1:])}; {self.environment} shows {self.observation}"
                 )
             return {"observation": asked[torch.arange(count) % len(asked)]}
-        return {
-            "observation": self._observations[torch.randint(len(self._observations), (count,), generator=generator)]
-        }
+        if self._demonstrated is None:
+            return {"observation": self._first_observations(count, generator)}
+        rows = torch.randint(len(self._observations), (count,), generator=generator)
+        return {"observation": self._observations[rows]}
 
     def picture_conditions(self, generator: torch.Generator) -> tuple[int, Cond]:
         """A few observations out of the demonstrations."""
@@ -152,31 +156,33 @@ class Robotics(Domain):
         return [*found, Reference("baseline", "random actions", count, figures(random_policy(task)))]
 
     @cached_property
-    def _shapes(self) -> Description:
-        """The task, from its simulator."""
-        return describe(self._environments(1)[0])
+    def _demonstrated(self) -> Demonstrations | None:
+        """The demonstrations; None if they are gone, as they may be for a trained run, which brings its own normalisation."""
+        try:
+            return self.data.demonstrations
+        except DataError:
+            return None
 
     @cached_property
     def _observations(self) -> Tensor:
-        """Observations (T, …) of the demonstrations.
-
-        A trained run brings its own normalisation, so its demonstrations may be gone: then one row that is not a number, of the
-        simulator's shape, takes their place.
-        """
-        try:
-            return torch.from_numpy(self.data.demonstrations.observations)
-        except DataError:
-            environment = self._environments(1)[0]
-            row = torch.zeros(1, *describe(environment).observation)
-            pictures = environment.observation_space.dtype == np.uint8
-            return row.to(torch.uint8) if pictures else row * torch.nan
+        """Observations (T, …) of the demonstrations; without them one row of the simulator's shape that is not a number."""
+        if self._demonstrated is not None:
+            return torch.from_numpy(self._demonstrated.observations)
+        space = self._environments(1)[0].observation_space
+        row = np.zeros((1, *(space.shape or ())), space.dtype)
+        return torch.from_numpy(row if row.dtype == np.uint8 else row * np.nan)
 
     @cached_property
     def _actions(self) -> int:
-        try:
-            return int(self.data.demonstrations.actions.shape[1])
-        except DataError:
-            return self._shapes.actions
+        if self._demonstrated is not None:
+            return int(self._demonstrated.actions.shape[1])
+        return describe(self._environments(1)[0]).actions
+
+    def _first_observations(self, count: int, generator: torch.Generator) -> Tensor:
+        """What episodes of the task begin with, (count, …)."""
+        environment = self._environments(1)[0]
+        seeds = torch.randint(2**31, (count,), generator=generator).tolist()
+        return torch.from_numpy(np.stack([environment.reset(seed=seed)[0] for seed in seeds]))
 
     @cached_property
     def _made(self) -> list[TaskEnvironment]:

@@ -23,6 +23,14 @@ class ExpertSettings:
 
 
 @dataclass
+class PointSettings(ExpertSettings):
+    """The same for the point in the plane, which needs no simulator."""
+
+    env: str = "point-reach"
+    episodes: int = 20
+
+
+@dataclass
 class FileSettings:
     """Demonstrations of `env` out of an npz file (`rectiflow collect`)."""
 
@@ -87,5 +95,5 @@ class VideoSettings:
     out: str = ""
 
 
-DATA: dict[str, type] = {"expert": ExpertSettings, "file": FileSettings}
+DATA: dict[str, type] = {"expert": ExpertSettings, "point": PointSettings, "file": FileSettings}
 MODELS: dict[str, type] = {"perceptron": PerceptronSettings, "vision": VisionSettings}
