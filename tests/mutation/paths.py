@@ -113,7 +113,7 @@ MUTANTS = (
         FLOW, "x1 = map_state(lambda part: part[index], x1)", "x1 = map_state(lambda part: part, x1)", "flow product"
     ),
     Mutant(FLOW, "            target = x1  #", "            target = x0  #", "flow"),
-    Mutant(FLOW, "device_of(draw.xt)) < 0.5:", "device_of(draw.xt)) < 0.9:", "flow"),
+    Mutant("coin.py", "toss < 0.5", "toss < 0.9", "flow"),
     Mutant(
         FLOW,
         'self.interpret(first, "data", draw.xt',
