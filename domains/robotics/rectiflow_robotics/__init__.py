@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rectiflow.domain import DomainSpec, Verb
 from rectiflow_robotics.finetune_settings import FinetuneSettings
-from rectiflow_robotics.settings import DATA, MODELS, CollectSettings, ObservationSettings, VideoSettings
+from rectiflow_robotics.settings import DATA, MODELS, CollectSettings, DemoSettings, ObservationSettings, VideoSettings
 
 SPEC = DomainSpec(
     name="robotics",
@@ -16,6 +16,7 @@ SPEC = DomainSpec(
     conditions=ObservationSettings,
     verbs={
         "collect": Verb("rectiflow_robotics.collecting:run", CollectSettings),
+        "demo": Verb("rectiflow_robotics.demo:run", DemoSettings),
         "finetune": Verb("rectiflow_robotics.finetuning:run", FinetuneSettings),
         "video": Verb("rectiflow_robotics.video:run", VideoSettings, section="sampling"),
     },

@@ -95,5 +95,20 @@ class VideoSettings:
     out: str = ""
 
 
+@dataclass
+class DemoSettings:
+    """`rectiflow demo robotics`: clone a recipe's demonstrations, fine-tune the policy, film it before and after.
+
+    Cloning stops after `steps`, early, so that something is left to learn, as the published experiments do; fine-tuning goes
+    on for `iterations`, 0 for its own default.
+    """
+
+    name: str = "demo"
+    out: str = "runs"
+    recipe: str = ""
+    steps: int = 400
+    iterations: int = 0
+
+
 DATA: dict[str, type] = {"expert": ExpertSettings, "point": PointSettings, "file": FileSettings}
 MODELS: dict[str, type] = {"perceptron": PerceptronSettings, "vision": VisionSettings}
