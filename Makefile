@@ -23,7 +23,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "slow or fault or distributed"
+	$(BIN)/python -m pytest -m "slow or fault or distributed or sim"
 
 acceptance: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/core -m acceptance -n 2 --dist worksteal

@@ -134,3 +134,13 @@ def test_without_the_extra_the_pip_line_is_given() -> None:
     assert done.returncode == 1
     assert "pip install 'rectiflow[robotics]'" in done.stderr
     assert json.dumps(done.stderr).count("Traceback") == 0
+
+
+def test_the_demo_ends_in_a_page(place: Path) -> None:
+    assert main(["demo", "robotics", "recipe=point_reach", "steps=20", "iterations=1"]) == 0
+    run = place / "runs/robotics/demo/finetuned"
+    page = (run / "report.html").read_text()
+    assert page.count("<video") == 2
+    assert "success" in page
+    assert "http" not in page
+    assert {"success.before", "success.after"} <= set(read_metrics(run))
