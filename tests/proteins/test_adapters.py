@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from rectiflow.cli import main
 from rectiflow.errors import ConfigError, DataError, MissingDependency
-from rectiflow_proteins import designability
+from rectiflow_proteins import adapters, designability
 from rectiflow_proteins.adapters import CommandFolder, Folded, NullFolder, self_consistency
 from rectiflow_proteins.mpnn import ProteinMPNN, installed_mpnn, load_mpnn
 from rectiflow_proteins.output import write_structure
@@ -116,6 +117,32 @@ def test_folding_programs_that_fail(command: tuple[str, ...], tmp_path: Path) ->
         CommandFolder(command).fold(["G" * 45 + "A" * 20])
 
 
+def glycines() -> Repeating:
+    """What an entry point of a test's names: it is called without arguments."""
+    return Repeating("G")
+
+
+def test_designers_and_folders_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = {"glycines": f"{__name__}:glycines", "gone": "no_such_package:made", "lost": "math:no_such_name"}
+
+    def registered(group: str) -> list[EntryPoint]:
+        return [EntryPoint(name, value, group) for name, value in points.items()]
+
+    monkeypatch.setattr(adapters, "entry_points", registered)
+    made = adapters.installed_adapter(adapters.DESIGNERS, "glycines")
+    assert made.design(torch.zeros(1, 4, 3), 2, 0.1, torch.Generator()) == ["G", "G"]
+    with pytest.raises(ConfigError, match=r"without fold\(\)"):
+        adapters.installed_adapter(adapters.FOLDERS, "glycines")
+    for name in ("gone", "lost"):
+        with pytest.raises(MissingDependency, match="does not load"):
+            adapters.installed_adapter(adapters.FOLDERS, name)
+    with pytest.raises(ConfigError, match="designer=esm is unknown; installed: proteinmpnn, glycines, gone, lost"):
+        adapters.installed_adapter(adapters.DESIGNERS, "esm", builtin=("proteinmpnn",))
+    points.clear()
+    with pytest.raises(ConfigError, match="folder=esm is unknown; installed: none"):
+        adapters.installed_adapter(adapters.FOLDERS, "esm")
+
+
 def test_mpnn_needs_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="vanilla, soluble"):
         installed_mpnn("chocolate")
@@ -194,6 +221,12 @@ def test_the_verb_writes_rows_and_settings(
     assert "designable (RMSD below 2 A): 1 of 1" in capsys.readouterr().out
     assert main(["designability", "proteins", f"structures={folder}", "count=1", f"out={tmp_path / 'x.json'}"]) == 0
     assert json.loads((tmp_path / "x.json").read_text())["backbones"][0]["rows"][0]["rmsd"] is None
-    for mistake in ([], ["structure=x"], [f"structures={folder}", "count=many"], [f"structures={tmp_path / 'no'}"]):
+    for mistake in (
+        [],
+        ["structure=x"],
+        ["structures=x", "command='{fasta}{out}'", "folder=x"],
+        [f"structures={folder}", "count=many"],
+        [f"structures={tmp_path / 'no'}"],
+    ):
         assert main(["designability", "proteins", *mistake]) != 0
         assert "Traceback" not in capsys.readouterr().err

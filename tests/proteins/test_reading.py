@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 from pathlib import Path
 
@@ -142,9 +143,10 @@ def test_stretched_chains_are_rejected(crambin: Segment, tmp_path: Path) -> None
 
 def test_compressed_files(crambin: Segment, tmp_path: Path) -> None:
     plain = written(tmp_path / "a.pdb", lines_of(crambin))
-    packed = tmp_path / "b.pdb.gz"
-    packed.write_bytes(gzip.compress(plain.read_bytes()))
-    torch.testing.assert_close(read_structure(packed)[0][0].atoms, read_structure(plain)[0][0].atoms)
+    for ending, compress in (("gz", gzip.compress), ("bz2", bz2.compress)):
+        packed = tmp_path / f"b.pdb.{ending}"
+        packed.write_bytes(compress(plain.read_bytes()))
+        torch.testing.assert_close(read_structure(packed)[0][0].atoms, read_structure(plain)[0][0].atoms)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +158,8 @@ def test_compressed_files(crambin: Segment, tmp_path: Path) -> None:
         ("junk.cif", b"\x00\x01\xff" * 400, "cannot be read"),
         ("prose.cif", b"this is not a structure", "cannot be read"),
         ("loop.cif", b"data_x\nloop_\n_atom_site.id\n_atom_site.type\n1 2 3\n", "cannot be read"),
+        ("junk.pdb.bz2", b"junk" * 40, "cannot be read"),
+        ("cut.pdb.bz2", bz2.compress(b"ATOM " * 999)[:40], "cannot be read"),
         ("cut.pdb.gz", gzip.compress(b"ATOM " * 999)[:40], "cannot be read"),
     ],
 )

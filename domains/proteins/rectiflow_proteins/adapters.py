@@ -7,8 +7,9 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from rectiflow.errors import ConfigError, DataError, MissingDependency
 from rectiflow_proteins.alignment import mean_distance, rmsd, tm_scores
 from rectiflow_proteins.reading import read_structure
 
+DESIGNERS, FOLDERS = "rectiflow.sequence_designers", "rectiflow.structure_folders"
 _HOURS_ALLOWED = 24
 
 
@@ -55,6 +57,36 @@ class Folder(Protocol):
 
     def fold(self, sequences: Sequence[str]) -> list[Folded]:
         """One structure a sequence, in their order."""
+
+
+def installed_adapter(group: str, name: str, *, builtin: Sequence[str] = ()) -> Any:
+    """What the entry point `name` of a group makes: it is called without arguments.
+
+    The groups are "rectiflow.sequence_designers" and "rectiflow.structure_folders"; any installed package may add to them.
+    `builtin` are names that need no entry point, for the message.
+
+    Raises:
+        ConfigError: no entry point of that name, or it makes something without the method that the group is for.
+        MissingDependency: its package does not import.
+    """
+    points = {point.name: point for point in entry_points(group=group)}
+    kind, method = ("designer", "design") if group == DESIGNERS else ("folder", "fold")
+    if name not in points:
+        known = ", ".join([*builtin, *sorted(points)]) or "none"
+        raise ConfigError(
+            f"{kind}={name} is unknown; installed: {known}; packages add more by entry points of the group {group}"
+        )
+    try:
+        made = points[name].load()()
+    except (ImportError, AttributeError) as error:
+        raise MissingDependency(
+            f"{kind}={name} ({points[name].value}) does not load: {error}; install it again"
+        ) from error
+    if not callable(getattr(made, method, None)):
+        raise ConfigError(
+            f"{kind}={name} ({points[name].value}) makes a {type(made).__name__} without {method}(); it must have one"
+        )
+    return made
 
 
 class NullFolder:

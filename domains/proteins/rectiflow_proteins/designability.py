@@ -14,23 +14,36 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rectiflow.errors import ConfigError, DataError
-from rectiflow_proteins.adapters import CommandFolder, self_consistency
+from rectiflow_proteins.adapters import (
+    DESIGNERS,
+    FOLDERS,
+    CommandFolder,
+    Folder,
+    SequenceDesigner,
+    installed_adapter,
+    self_consistency,
+)
 from rectiflow_proteins.mpnn import installed_mpnn
 from rectiflow_proteins.reading import LONGEST, read_folder
 
 DESIGNABLE = 2.0  # Angstrom
+MPNN = "proteinmpnn"
 
 
 @dataclass
 class DesignabilitySettings:
     """What `rectiflow designability proteins` takes.
 
-    structures: folder of PDB or mmCIF backbones. command: folding program with {fasta} and {out}; without it sequences are
-    designed and no more. count: sequences a backbone. out: file for the rows, in the folder of structures by default.
+    structures: folder of PDB or mmCIF backbones. command: folding program with {fasta} and {out}; without it and without
+    `folder` sequences are designed and no more. designer, folder: entry points of installed packages; proteinmpnn is built in,
+    and `variant` and `noise` are its. count: sequences a backbone. out: file for the rows, in the folder of structures by
+    default.
     """
 
     structures: str = MISSING
     command: str = ""
+    folder: str = ""
+    designer: str = MPNN
     count: int = 8
     temperature: float = 0.1
     variant: str = "vanilla"
@@ -48,8 +61,7 @@ def run(arguments: Sequence[str]) -> int:
         DataError: structures that cannot be used, or a folding program that fails.
     """
     settings = _settings(arguments)
-    folder = CommandFolder(tuple(shlex.split(settings.command))) if settings.command else None
-    designer = installed_mpnn(settings.variant, settings.noise)
+    folder, designer = _folder(settings), _designer(settings)
     segments, rejections = read_folder(Path(settings.structures), 5, LONGEST, distinct=False)
     if not segments:
         raise DataError(f"{settings.structures} holds no usable backbone; the first reason: {rejections[0]}")
@@ -73,6 +85,24 @@ def run(arguments: Sequence[str]) -> int:
         print(f"designable (RMSD below {DESIGNABLE:g} A): {sum(rmsd < DESIGNABLE for rmsd in least)} of {len(least)}")
     print(f"rows and settings: {out}")
     return 0
+
+
+def _folder(settings: DesignabilitySettings) -> Folder | None:
+    if settings.command and settings.folder:
+        raise ConfigError(
+            f"command={settings.command!r} and folder={settings.folder} are two folding programs; name one"
+        )
+    if settings.command:
+        return CommandFolder(tuple(shlex.split(settings.command)))
+    folder: Folder | None = installed_adapter(FOLDERS, settings.folder) if settings.folder else None
+    return folder
+
+
+def _designer(settings: DesignabilitySettings) -> SequenceDesigner:
+    if settings.designer == MPNN:
+        return installed_mpnn(settings.variant, settings.noise)
+    designer: SequenceDesigner = installed_adapter(DESIGNERS, settings.designer, builtin=(MPNN,))
+    return designer
 
 
 def _settings(arguments: Sequence[str]) -> DesignabilitySettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import math
 import zlib
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from rectiflow.errors import DataError
 
-SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif", ".pdb.gz", ".ent.gz", ".cif.gz", ".mmcif.gz")
+_MMCIF, _PACKED = (".cif", ".mmcif", ".pdbx"), {".gz": gzip.decompress, ".bz2": bz2.decompress}
+SUFFIXES = tuple(kind + packed for packed in ("", *_PACKED) for kind in (".pdb", ".ent", *_MMCIF))
 PEPTIDE_BONDS = (1.0, 1.8)
 NEIGHBOURS = (2.8, 4.1)
 NEIGHBOURS_SHARE = 0.99
@@ -150,10 +152,11 @@ def cluster(sequences: Sequence[str], overlap: float = 0.3) -> list[int]:
 
 def _model(path: Path) -> gemmi.Model:
     try:
-        # gemmi takes a compressed file that was cut short for a whole one; Python's gzip does not.
-        content = gzip.decompress(path.read_bytes()) if path.name.lower().endswith(".gz") else path.read_bytes()
+        # gemmi takes a compressed file that was cut short for a whole one; Python does not.
+        packed = path.suffix.lower() if path.suffix.lower() in _PACKED else ""
+        content = _PACKED[packed](path.read_bytes()) if packed else path.read_bytes()
         text = content.decode("utf-8", errors="replace")
-        if path.name.lower().removesuffix(".gz").endswith("cif"):
+        if path.name.lower().removesuffix(packed).endswith(_MMCIF):
             structure = gemmi.make_structure_from_block(gemmi.cif.read_string(text)[0])
         else:
             structure = gemmi.read_pdb_string(text)
