@@ -75,4 +75,4 @@ def chosen(played: Sequence[Episode], *, succeeds: bool) -> dict[str, Episode]:
     found: dict[str, Episode] = {}
     for episode in played:
         found.setdefault("success" if episode.success else "failure", episode)
-    return found
+    return {name: found[name] for name in ("success", "failure") if name in found}
