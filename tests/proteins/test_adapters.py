@@ -179,6 +179,7 @@ def test_mpnn_counts_from_the_neighbour_to_the_residue(crambin: Segment) -> None
         torch.manual_seed(0)
         features = ProteinMPNN(5).features
     along = features.embeddings["linear"]
+    assert isinstance(along, torch.nn.Linear)
     with torch.no_grad():
         for parameter in (along.weight, along.bias, features.edge_embedding.weight):
             parameter.zero_()
