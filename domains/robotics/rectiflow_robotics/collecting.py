@@ -19,12 +19,13 @@ from rectiflow_robotics.chunks import episode_seed
 from rectiflow_robotics.demonstrations import UNITS, Data, Demonstrations, check, load, save
 from rectiflow_robotics.environments import TaskEnvironment, make_environment, suite_of
 from rectiflow_robotics.experts import Expert, expert_of
+from rectiflow_robotics.locomotion import collect_locomotion
 
 Array = NDArray[Any]
 
 ATTEMPTS = 5
 """Episodes tried for each one wanted; every scripted expert measured succeeds in more than half."""
-PACKAGES = ("gymnasium", "metaworld", "gymnasium-robotics", "mujoco", "numpy")
+PACKAGES = ("gymnasium", "metaworld", "gymnasium-robotics", "stable-baselines3", "mujoco", "numpy")
 
 
 def run(spec: DomainSpec, config: DictConfig) -> Path:
@@ -36,12 +37,18 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
         MissingDependency: the simulator is not installed.
         StorageError: the file cannot be written.
     """
-    path = collected(config.env, config.episodes, config.seed, noise=config.noise, out=config.out)
+    path = collected(
+        config.env,
+        config.episodes,
+        config.seed,
+        noise=config.noise,
+        out=config.out,
+        training=(config.expert_return, config.expert_steps),
+    )
     found = load(path)
-    share = len(found) / max(found.provenance["attempts"], 1)
     print(
-        f"{found.environment}: {len(found)} episodes, {len(found.actions)} steps, {found.lengths.mean():.0f} each; "
-        f"the expert succeeded in {share:.0%} of its attempts"
+        f"{found.environment}: {len(found)} episodes, {len(found.actions)} steps, {found.lengths.mean():.0f} each, of "
+        f"{found.provenance['attempts']} attempts; mean return {found.returns.mean():.4g}; by {found.provenance['by']}"
     )
     print(f"demonstrations: {path}")
     print(f"next: rectiflow train robotics data=file data.env={found.environment} data.path={path}")
@@ -57,7 +64,15 @@ def from_expert(env: str, episodes: int, seed: int, chunk: int) -> Data:
     return Data(load(collected(env, episodes, seed)), chunk)
 
 
-def collected(env: str, episodes: int, seed: int, *, noise: float = 0.0, out: str = "") -> Path:
+def collected(
+    env: str,
+    episodes: int,
+    seed: int,
+    *,
+    noise: float = 0.0,
+    out: str = "",
+    training: tuple[float, int] = (1200.0, 1_000_000),
+) -> Path:
     """The file of an expert's demonstrations; collected only where it does not exist yet.
 
     Args:
@@ -66,6 +81,7 @@ def collected(env: str, episodes: int, seed: int, *, noise: float = 0.0, out: st
         seed: decides starts and goals.
         noise: standard deviation of what is added to the actions that are executed; those stored are the expert's own.
         out: folder; the cache by default.
+        training: for locomotion, the return at which the expert's training ends, and the most environment steps that it may take.
 
     Raises:
         ConfigError: an unknown task, one without an expert, or a bad number.
@@ -77,13 +93,24 @@ def collected(env: str, episodes: int, seed: int, *, noise: float = 0.0, out: st
         raise ConfigError(
             f"episodes={episodes}, seed={seed}, noise={noise}: at least 1 episode, a seed of at least 0, noise in [0, 1]"
         )
-    recipe = {"environment": env, "episodes": episodes, "seed": seed, "noise": noise, "versions": versions(env)}
+    trained = suite_of(env).name == "locomotion"
+    recipe: dict[str, Any] = {
+        "environment": env,
+        "episodes": episodes,
+        "seed": seed,
+        "noise": noise,
+        "versions": versions(env),
+    }
+    if trained:
+        recipe["training"] = training
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(out) if out else cache_folder("robotics")
     path = folder / f"{env}-{episodes}-{key}.npz"
-    if not path.exists():
-        save(demonstrate(env, expert_of(env), episodes, seed, noise=noise, by="scripted expert"), path)
-    return path
+    if path.exists():
+        return path
+    if trained:
+        return collect_locomotion(env, episodes, seed, path, target=training[0], steps=training[1])
+    return save(demonstrate(env, expert_of(env), episodes, seed, noise=noise, by="scripted expert"), path)
 
 
 def versions(env: str) -> dict[str, str]:
@@ -98,10 +125,8 @@ def versions(env: str) -> dict[str, str]:
     return found
 
 
-def demonstrate(
-    env: str, expert: Expert, episodes: int, seed: int, *, noise: float = 0.0, by: str, keep_all: bool = False
-) -> Demonstrations:
-    """Episodes of an expert; those without success are left out, where a task has success, unless `keep_all`.
+def demonstrate(env: str, expert: Expert, episodes: int, seed: int, *, noise: float = 0.0, by: str) -> Demonstrations:
+    """Episodes of an expert; those without success are left out, where a task has success.
 
     Attempt k starts as (seed, k) decides.
 
@@ -109,7 +134,7 @@ def demonstrate(
         DataError: too few successes in ATTEMPTS times as many episodes.
     """
     environment = make_environment(env, reward="dense")
-    succeeds = environment.suite.succeeds and not keep_all
+    succeeds = environment.suite.succeeds
     kept: list[tuple[Array, Array, bool, float]] = []
     attempts = 0
     while len(kept) < episodes:

@@ -40,8 +40,8 @@ def expert_of(name: str) -> Expert:
     if name in FETCH_EXPERTS:
         return FETCH_EXPERTS[name]
     raise ConfigError(
-        f"env={name} has no scripted expert; give demonstrations with data=file data.path=<npz>, "
-        "or take point-reach, a Meta-World or a Fetch task"
+        f"env={name} has no scripted expert; `rectiflow collect robotics env={name}` trains one for locomotion, "
+        "else give demonstrations with data=file data.path=<npz>"
     )
 
 

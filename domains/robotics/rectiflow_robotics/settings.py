@@ -71,13 +71,16 @@ class CollectSettings:
     """`rectiflow collect robotics`: demonstrations of an environment by its scripted expert, as one npz with its provenance.
 
     `noise` is the standard deviation of what is added to the expert's actions while it acts (its own action is what is stored);
-    `out` a folder, the cache by default.
+    `out` a folder, the cache by default. Locomotion has no scripted expert: a policy is trained until its episodes return
+    `expert_return`, for at most `expert_steps` environment steps, and its episodes are stored.
     """
 
     env: str = "push-v3"
     episodes: int = 10
     seed: int = 0
     noise: float = 0.0
+    expert_return: float = 1200.0
+    expert_steps: int = 1_000_000
     out: str = ""
 
 
