@@ -134,8 +134,8 @@ class NoisyChain:
         k = torch.arange(self.steps).repeat(count)
         before = states[:, :-1].flatten(0, 1)
         mean, std = self.step(k, before, observation.repeat_interleave(self.steps, 0))
-        shape = (count, self.steps)
-        return Path(states, mean.unflatten(0, shape), std.unflatten(0, shape))
+        shape = (count, self.steps, *self.noise.shape)
+        return Path(states, mean.view(shape), std.view(shape))
 
     @torch.no_grad()
     def act(self, observation: Tensor, x0: Tensor) -> Tensor:

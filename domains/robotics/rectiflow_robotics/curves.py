@@ -26,7 +26,7 @@ def draw_curves(run: Path, chains: Chains | None = None) -> Path:
         DataError: a line of the log that does not parse.
     """
     lines = read_lines(run / METRICS_FILE)
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=SIZE, layout="tight")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 4).ravel()
     name, title = ("train_success", "success") if _succeeds(lines) else ("train_return", "return")
@@ -43,9 +43,8 @@ def draw_curves(run: Path, chains: Chains | None = None) -> Path:
         _plot(axes[2], lines, key, f"step {key.removeprefix('sigma_')}")
     axes[2].set(title="noise of each denoising step", ylim=(0, None))
     _plot(axes[3], lines, "kl", "KL of an update, nats")
-    _plot(axes[3], lines, "ratio_error", "|log ratio| before it")
-    axes[3].set(title="trust region", yscale="symlog")
-    axes[3].set_yscale("symlog", linthresh=1e-6)
+    _plot(axes[3], lines, "ratio_error", "|log ratio| an element before it")
+    axes[3].set(title="trust region")
     _plot(axes[4], lines, "clip_fraction", "clipped")
     axes[4].set(title="share of ratios clipped", ylim=(0, 1))
     _plot(axes[5], lines, "explained_variance", "critic")
@@ -87,7 +86,7 @@ def _band(axis: Axes, label: str, curves: list[list[tuple[float, float]]]) -> No
     if not usable:
         return
     grid = np.linspace(0, min(curve[-1][0] for curve in usable), 60)
-    values = np.stack([np.interp(grid, *zip(*curve, strict=True)) for curve in usable])
+    values = np.stack([np.interp(grid, *np.array(curve).T) for curve in usable])
     (line,) = axis.plot(grid, values.mean(0), label=f"{label} ({len(usable)})")
     axis.fill_between(grid, values.min(0), values.max(0), color=line.get_color(), alpha=0.2, lw=0)
 
@@ -124,6 +123,6 @@ def _chains(axis: Axes, chains: Chains | None) -> None:
     for chunk in states[:64] @ directions.T:
         axis.plot(*chunk.T, color="0.6", lw=0.6)
     flat = states[:64] @ directions.T
-    axis.scatter(*flat[:, 0].T, s=6, color="tab:blue", label="$x_0$", zorder=3)
-    axis.scatter(*flat[:, -1].T, s=6, color="tab:red", label="$x_K$", zorder=3)
+    axis.plot(*flat[:, 0].T, ".", ms=4, color="tab:blue", label="$x_0$", zorder=3)
+    axis.plot(*flat[:, -1].T, ".", ms=4, color="tab:red", label="$x_K$", zorder=3)
     axis.legend(fontsize=8)

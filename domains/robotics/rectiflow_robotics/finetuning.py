@@ -210,7 +210,7 @@ def _loop(session: Session, log: MetricsFile, interrupts: Interrupts) -> None:
         stopping = last or progress.stopped or bool(interrupts.received)
         if progress.iteration % int(config.checkpoint_every) == 0 or last or progress.stopped:
             _save(session)
-        if "held_out" in figures:
+        if "held_out" in figures and not (last or progress.stopped):
             draw_curves(session.folder, chains=session.trainer.chains())
         if stopping and interrupts.received and not last:
             raise Interrupted(
@@ -246,7 +246,6 @@ def _save(session: Session) -> None:
     text = (session.folder / "config.yaml").read_text()
     weights = session.trainer.network.state_dict()
     save_checkpoint(session.folder, Checkpoint(progress.iteration, weights, session.best, state, text, {}), KEEP)
-    draw_curves(session.folder, chains=session.trainer.chains())
 
 
 def _finish(session: Session, before: dict[str, Tensor]) -> None:

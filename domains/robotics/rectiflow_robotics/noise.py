@@ -86,7 +86,7 @@ class NoiseNetwork(nn.Module):
             return torch.exp((low + high) / 2).expand(len(step), *self.shape)
         hidden = self.hidden(torch.cat([observation, self.step(step)], dim=1))
         share = (torch.tanh(self.last(hidden)) + 1) / 2
-        return torch.exp(low + (high - low) * share).unflatten(1, self.shape)
+        return torch.exp(low + (high - low) * share).view(-1, *self.shape)
 
 
 def scheduled_bounds(progress: float, low: float, high: float) -> tuple[float, float]:

@@ -140,7 +140,7 @@ def update(
     steps = 0
     for _ in range(options.epochs):
         order = torch.randperm(len(experience.values), generator=generator)
-        for index in order.split(options.minibatch):
+        for index in torch.split(order, options.minibatch):
             if acting and advantages is not None:
                 kl = _actor_step(learner, experience, advantages, index, objective, options, figures)
                 acting = kl <= STOP_FACTOR * options.target_kl
@@ -162,7 +162,7 @@ def update(
 def divergence(chain: NoisyChain, experience: Experience, batch: int) -> float:
     """Mean KL divergence in nats of the chain's present law from the one that it was sampled with."""
     total = 0.0
-    for index in torch.arange(len(experience.values)).split(batch):
+    for index in torch.split(torch.arange(len(experience.values)), batch):
         old = experience.path.rows(index)
         total += float(chain_kl(old, chain.replay(old.states, experience.observations[index])).sum())
     return total / len(experience.values)
@@ -219,7 +219,7 @@ def _step(learner: Learner, loss: Tensor, optimizer: torch.optim.Optimizer, grad
     learner.skips += 1
     if learner.skips >= CONSECUTIVE_SKIPS:
         raise NonFiniteError(
-            f"{learner.skips} minibatches on end gave a loss or gradient that is not finite (loss {float(loss):g}); "
+            f"{learner.skips} minibatches on end gave a loss or gradient that is not finite (loss {float(loss.detach()):g}); "
             "lower the learning rate, or look at the environment's rewards. The last checkpoint is intact"
         )
     return 0.0
