@@ -16,8 +16,9 @@ from rectiflow.sampling import integrate
 from rectiflow.schedules import scheduled
 from rectiflow.spaces.so3 import SO3
 from rectiflow_proteins.flow import FrameNoise, backbone_flow, backbone_space, settled
-from rectiflow_proteins.frames import atoms_from_frames
-from rectiflow_proteins.losses import atom_losses, softly_capped
+from rectiflow_proteins.frames import atoms_from_frames, frames_from_atoms
+from rectiflow_proteins.losses import link_loss
+from rectiflow_proteins.torsions import atoms_from_torsions
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -140,28 +141,22 @@ def test_weights_of_translations_are_squared_nanometres() -> None:
     torch.testing.assert_close(space.distance(x, y).square().sum(), expected)
 
 
-def test_atom_losses_count_atoms_and_near_distances() -> None:
-    data = noise(1, 5, 1, torch.float64)
-    moved = {"translations": data["translations"] + torch.tensor([3.0, 0, 0]), "rotations": data["rotations"]}
-    mask = torch.ones(1, 5, dtype=torch.bool)
-    late, early = torch.tensor([0.8], dtype=torch.float64), torch.tensor([0.2], dtype=torch.float64)
-    atoms, distances = atom_losses(moved, data, late, mask, gate=0.5, margin=0.1)
-    # A shift of 3 A moves every atom by 0.3 nm and no distance; 1 / (1 - 0.8)^2 = 25.
-    torch.testing.assert_close(atoms, softly_capped(torch.tensor(25 * 0.09, dtype=torch.float64)))
-    assert distances < 1e-12
-    assert sum(float(loss) for loss in atom_losses(moved, data, early, mask, gate=0.5, margin=0.1)) == 0
-    wider = {"translations": 1.1 * data["translations"], "rotations": data["rotations"]}
-    truth = 0.1 * atoms_from_frames(data["rotations"], data["translations"]).flatten(1, 2)[0]
-    guess = 0.1 * atoms_from_frames(wider["rotations"], wider["translations"]).flatten(1, 2)[0]
-    near = torch.cdist(truth, truth) < 0.8
-    expected = (torch.cdist(guess, guess) - torch.cdist(truth, truth))[near].square().mean()
-    torch.testing.assert_close(atom_losses(wider, data, late, mask, gate=0.5, margin=0.1)[1], softly_capped(expected))
-
-
-def test_the_soft_cap_has_a_gradient_everywhere() -> None:
-    x = torch.tensor([1e-4, 1.0, 1e4], requires_grad=True)
-    capped = softly_capped(x, 5.0)
-    torch.testing.assert_close(capped[0], x[0], rtol=1e-4, atol=0)
-    torch.testing.assert_close(capped[2], torch.tensor(math.sqrt(2 * 5 * 1e4)), rtol=0.03, atol=0)
-    (slope,) = torch.autograd.grad(capped.sum(), x)
-    assert (slope > 0.01).all()
+def test_the_link_loss_counts_late_faults_in_nanometres() -> None:
+    torsions = torch.deg2rad(torch.tensor([-63.0, -43.0, 180.0], dtype=torch.float64)).expand(2, 9, 3)
+    q, places = frames_from_atoms(atoms_from_torsions(torsions))
+    mask = torch.arange(9).expand(2, 9) < torch.tensor([[9], [6]])
+    late, early = torch.tensor([0.75, 0.75], dtype=torch.float64), torch.tensor([0.2, 0.2], dtype=torch.float64)
+    # Between ideal residues only CA-CA, 3.80 A in round numbers, is off.
+    assert link_loss({"translations": places, "rotations": q}, late, mask) < 1e-4
+    atoms = atoms_from_frames(q, places)[0]
+    along = atoms[4, 0] - atoms[3, 2]
+    pulled = places.clone()
+    pulled[:, 4:] += 0.6 * along / along.norm()
+    broken = {"translations": pulled, "rotations": q}
+    # The bond is 0.6 A too long, its projections on both neighbours too, CA-CA a little less.
+    step = (pulled[0, 4] - pulled[0, 3]).norm() / 10 - 0.38
+    shares = [math.cos(math.radians(angle)) ** 2 for angle in (116.6, 121.7)]
+    squares = 0.06**2 * (1 + sum(shares)) + step**2
+    expected = squares * (1 / 8 + 1 / 5) / 2 / 0.3**2
+    torch.testing.assert_close(link_loss(broken, late, mask), expected, rtol=5e-3, atol=1e-5)
+    assert link_loss(broken, early, mask) == 0

@@ -12,16 +12,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rectiflow.batch import Cond, Mask, Shape, State
+from rectiflow.batch import Batch, Cond, Mask, Shape, State
 from rectiflow.domain import Domain
 from rectiflow.errors import ConfigError
-from rectiflow.flow import Flow
+from rectiflow.flow import Draw, Flow
 from rectiflow.records import Metric, Reference
 from rectiflow_proteins.batches import FrameDataset, check_told
 from rectiflow_proteins.conditions import requested, spread_conditions
 from rectiflow_proteins.data import Chains
 from rectiflow_proteins.flow import NULL, FrameNoise, backbone_space
 from rectiflow_proteins.frames import atoms_from_frames, with_oxygens
+from rectiflow_proteins.losses import link_loss
 from rectiflow_proteins.metrics import METRICS, Summary, evaluate, figures, summarise
 from rectiflow_proteins.output import write_structure
 from rectiflow_proteins.plots import contact_maps, ramachandran_plot
@@ -117,6 +118,10 @@ class Proteins(Domain):
     def evaluate(self, x: State, cond: Cond) -> dict[str, float]:
         """Figures of backbones against the training chains."""
         return evaluate(backbones(x, cond), self._summary, self._training)
+
+    def extra_loss(self, flow: Flow, prediction: Any, draw: Draw, batch: Batch) -> dict[str, Tensor]:
+        """Peptide links of the estimate."""
+        return {"links": link_loss(prediction, draw.t, draw.cond["mask"])}
 
     def quality(self, x: State, cond: Cond) -> Tensor:
         """Shares of sound CA-CA and C-N links, plus one without a clash: (count,), at most 3."""
