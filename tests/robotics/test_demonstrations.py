@@ -103,16 +103,15 @@ def test_tasks_without_an_expert_say_what_to_do() -> None:
 
 
 def test_chunks_stay_in_their_episode_and_repeat_its_last_action(demos: Demonstrations) -> None:
-    chunks = Chunks(demos, 4)
-    assert len(chunks) == demos.lengths.sum()
-    first = int(demos.lengths[0])
-    batch = chunks.__getitems__([0, first - 2, first])
-    actions = demos.actions
-    expected = np.stack(
-        [actions[0:4], actions[[first - 2, first - 1, first - 1, first - 1]], actions[first : first + 4]]
-    )
-    np.testing.assert_array_equal(batch.x1, expected)
-    np.testing.assert_array_equal(batch.cond["observation"], demos.observations[[0, first - 2, first]])
+    told_apart = np.linspace(-1, 1, 20, dtype=np.float32).reshape(10, 2)
+    seen = np.arange(40, dtype=np.float32).reshape(10, 4)
+    three = replace(demos, observations=seen, actions=told_apart, lengths=np.array([5, 4, 1]))
+    chunks = Chunks(three, 4)
+    assert len(chunks) == 10
+    batch = chunks.__getitems__([0, 3, 5, 9])
+    rows = [[0, 1, 2, 3], [3, 4, 4, 4], [5, 6, 7, 8], [9, 9, 9, 9]]
+    np.testing.assert_array_equal(batch.x1, told_apart[rows])
+    np.testing.assert_array_equal(batch.cond["observation"], seen[[0, 3, 5, 9]])
     with pytest.raises(ConfigError, match=r"data\.chunk=0"):
         Chunks(demos, 0)
 

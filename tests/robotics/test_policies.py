@@ -63,6 +63,14 @@ def test_a_network_sees_observation_and_time_and_starts_at_zero() -> None:
     torch.testing.assert_close(net(x[1:2], t[1:2], seen[1:2]), base[1:2])
 
 
+def test_layers_that_add_nothing_let_everything_through() -> None:
+    net = awake(network())
+    for layer in net.layers:
+        torch.nn.init.zeros_(layer.weight)
+    out = net(torch.randn(2, 4, 2), torch.zeros(2), torch.zeros(2, 4))
+    assert (out[0] - out[1]).abs().max() > 1e-3
+
+
 def test_an_average_velocity_of_no_length_is_the_velocity() -> None:
     plain, average = awake(network()), network(until=True)
     average.load_state_dict({**average.state_dict(), **plain.state_dict()})
@@ -136,6 +144,20 @@ def test_episodes_do_not_depend_on_how_many_are_played_at_once() -> None:
         assert len(episode.observations) == episode.length + 1 == len(episode.actions) + 1
     other = rollout(chase(4.0), [make_environment("point-reach")], episodes=7, seed=4)
     assert [e.length for e in one] != [e.length for e in other]
+
+
+def test_every_episode_has_noise_of_its_own() -> None:
+    drawn: list[torch.Tensor] = []
+
+    def act(seen: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        drawn.append(noise)
+        return torch.zeros_like(noise)
+
+    environments = [make_environment("point-reach", limit=2) for _ in range(2)]
+    rollout(Policy("point-reach", (4,), (2, 2), act), environments, episodes=4, seed=0)
+    noise = torch.cat(drawn)
+    assert len(noise) == 4
+    assert (torch.cdist(noise.flatten(1), noise.flatten(1)) + torch.eye(4) > 1e-3).all()
 
 
 def test_experts_succeed_where_chance_does_not() -> None:

@@ -32,6 +32,26 @@ def simulators() -> None:
         pytest.importorskip(package, reason="simulated tasks need pip install 'rectiflow[robotics]'")
 
 
+OPTIONAL = {"PushT-v0": (5, 2, "gym_pusht")}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_optional_tasks_have_the_same_form(name: str) -> None:
+    seen, actions, package = OPTIONAL[name]
+    pytest.importorskip(package, reason=f"{name} needs an extra of its own")
+    environment = make_environment(name)
+    assert (describe(environment).observation, describe(environment).actions) == ((seen,), actions)
+    state = np.random.get_state()[1].copy()  # type: ignore[union-attr,index]  # noqa: NPY002
+    chunk = np.random.default_rng(0).uniform(-1, 1, (20, actions))
+    first = environment.reset(seed=7)[0]
+    one = step_chunk(environment, chunk)
+    environment.reset(seed=8)
+    np.testing.assert_array_equal(environment.reset(seed=7)[0], first)
+    np.testing.assert_array_equal(step_chunk(environment, chunk).observation, one.observation)
+    assert (np.random.get_state()[1] == state).all()  # type: ignore[index]  # noqa: NPY002
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", TASKS)
 def test_a_seed_decides_an_episode_and_numpys_global_generator_is_left_alone(name: str) -> None:

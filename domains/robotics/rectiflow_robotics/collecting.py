@@ -25,7 +25,15 @@ Array = NDArray[Any]
 
 ATTEMPTS = 5
 """Episodes tried for each one wanted; every scripted expert measured succeeds in more than half."""
-PACKAGES = ("gymnasium", "metaworld", "gymnasium-robotics", "stable-baselines3", "mujoco", "numpy")
+PACKAGES = (
+    "gymnasium",
+    "metaworld",
+    "gymnasium-robotics",
+    "gym-pusht",
+    "stable-baselines3",
+    "mujoco",
+    "numpy",
+)
 
 
 def run(spec: DomainSpec, config: DictConfig) -> Path:

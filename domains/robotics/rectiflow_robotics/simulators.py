@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ CRASHES = (RuntimeError, ValueError, ArithmeticError, AssertionError, OSError, g
 LOCOMOTION = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")
 FETCH = ("FetchReach-v4", "FetchPush-v4", "FetchPickAndPlace-v4")
 POINT = ("point-reach", "point-reach-pixels")
+PUSH_T = ("PushT-v0",)
 
 
 class Viewpoint(NamedTuple):
@@ -63,8 +65,8 @@ class Suite:
     crashes: tuple[type[Exception], ...] = CRASHES
 
 
-def simulator(module: str) -> Any:
-    """An optional package, imported.
+def simulator(module: str, extra: str = "robotics") -> Any:
+    """An optional package, imported; `extra` brings it.
 
     Raises:
         MissingDependency: it is not installed.
@@ -75,7 +77,7 @@ def simulator(module: str) -> Any:
             return importlib.import_module(module)
     except ImportError as error:
         raise MissingDependency(
-            f"{module} does not import ({error}); simulated tasks need it: pip install 'rectiflow[robotics]'"
+            f"{module} does not import ({error}); simulated tasks need it: pip install 'rectiflow[{extra}]'"
         ) from error
 
 
@@ -113,6 +115,22 @@ class GoalObservable(gym.Wrapper[Array, Array, Array, Array]):
         if self.inner._did_see_sim_exception:
             observation = np.full_like(observation, np.nan)
         return observation, float(reward), terminated, truncated, {**info, "success": bool(info["success"])}
+
+
+class PushT(gym.Wrapper[Array, Array, Array, Array]):
+    """PushT with its success under the name that all tasks use."""
+
+    def __init__(self) -> None:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame would look for a screen
+        simulator("gym_pusht", "robotics-pusht")
+        super().__init__(
+            gym.make("gym_pusht/PushT-v0", obs_type="state", disable_env_checker=True, max_episode_steps=10**9)
+        )
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Take one action."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, float(reward), terminated, truncated, {"success": bool(info["is_success"])}
 
 
 class FlatGoal(gym.ObservationWrapper[Array, Array, dict[str, Array]]):
@@ -183,6 +201,15 @@ SUITES = (
         package="gymnasium-robotics",
         camera=Viewpoint((1.3, 0.75, 0.45), distance=1.4, azimuth=132, elevation=-20),
         view=lambda o: {"hand": o[:2], **({"object": o[3:5]} if len(o) > 13 else {}), "goal": o[-3:-1]},
+    ),
+    Suite(
+        "pusht",
+        lambda: PUSH_T,
+        lambda name: name in PUSH_T,
+        lambda name: PushT(),
+        limit=300,
+        package="gym-pusht",
+        view=lambda o: {"hand": o[:2], "object": o[2:4]},
     ),
     Suite(
         "locomotion",
