@@ -44,11 +44,11 @@ MUTANTS = (
     Mutant(RIEMANNIAN, "(c.da * rate).to(x1.dtype)", "rate.to(x1.dtype)", "spaces/geometry"),
     Mutant(
         RIEMANNIAN,
-        "c.da / (1 - c.a) * self.log(x, prediction)",
+        "c.da / c.s * self.log(x, prediction)",
         "c.da / c.a * self.log(x, prediction)",
         "spaces/geometry",
     ),
-    Mutant(RIEMANNIAN, "(1 - c.a) / c.da * prediction", "(1 - c.a) * c.da * prediction", "spaces/geometry"),
+    Mutant(RIEMANNIAN, "c.s / c.da * prediction", "c.s * c.da * prediction", "spaces/geometry"),
     Mutant(SPHERE, "cosine = 1 - dot(chord, chord) / 2", "cosine = 1 - dot(chord, chord)", "spaces/geometry"),
     Mutant(SPHERE, "cosine * u - a * sinc * square * x0", "cosine * u + a * sinc * square * x0", "spaces/geometry"),
     Mutant(SPHERE, "return 2 * torch.atan2(near, far)", "return torch.atan2(near, far)", "spaces/geometry"),

@@ -10,7 +10,9 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from rectiflow.errors import ConfigError
+from rectiflow.interpolants import Exponential
 from rectiflow.sampling import integrate
+from rectiflow.schedules import scheduled
 from rectiflow.spaces import quaternions
 from rectiflow.spaces.so3 import SO3
 from rectiflow_proteins.batches import conditions_of
@@ -144,3 +146,13 @@ def test_ranges_of_motifs_are_checked(tmp_path) -> None:  # type: ignore[no-unty
     for wrong in ("5", "16-5", "0-9", "20-25", "5-6", "a-b"):
         with pytest.raises(ConfigError, match="residues"):
             motif_atoms(path, wrong)
+
+
+def test_guidance_works_on_the_exponential_schedule_in_single_precision() -> None:
+    """Near the end exp(-20 t) is below the rounding of 1: what is left of the way must not be computed as 1 - a."""
+    held, data, x0 = motif(), noise(2, 1), noise(2, 2)
+    single = [{name: part.float() for name, part in state.items()} for state in (data, x0)]
+    flow = scheduled(backbone_flow(Oracle(single[0]), self_conditioning=False), {"rotations": Exponential(20.0)})
+    cond = {"mask": torch.ones(2, SIZE, dtype=torch.bool)}
+    guided = scaffold(flow, single[1], held, cond, steps=50)
+    assert motif_rmsd(held, guided.x["translations"]).max() < 0.5

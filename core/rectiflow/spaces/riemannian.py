@@ -101,9 +101,9 @@ class Riemannian(Space):
             return prediction if kind == "data" else self.tangent(x, prediction)
         if kind == "data":
             c = interpolant.coefficients(t.clamp(max=1 - MARGIN)).expand_to(x)
-            return (c.da / (1 - c.a) * self.log(x, prediction)).to(x.dtype)
+            return (c.da / c.s * self.log(x, prediction)).to(x.dtype)
         c = interpolant.coefficients(t.clamp(min=interpolant.standstill)).expand_to(x)
-        return self.exp(x, (1 - c.a) / c.da * prediction).to(x.dtype)
+        return self.exp(x, c.s / c.da * prediction).to(x.dtype)
 
     def approach(self, x: Tensor, data: Tensor, t: float, t_next: float, interpolant: Interpolant) -> Tensor:
         """The share (a' - a) / (1 - a) of the geodesic from x to the data, in (0, 1]; a at t_next is primed.

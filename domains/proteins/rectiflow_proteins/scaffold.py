@@ -16,6 +16,7 @@ from rectiflow.config import check_complete, check_overrides, compose_verb
 from rectiflow.domain import load_spec
 from rectiflow.drawing import draw_sources, move
 from rectiflow.errors import ConfigError, StorageError
+from rectiflow.schedules import exponentials, scheduled
 from rectiflow.trained import open_run
 from rectiflow_proteins.domain import Proteins, backbones
 from rectiflow_proteins.metrics import figures
@@ -28,7 +29,7 @@ CLOSE = 1.0
 
 @dataclass
 class ScaffoldSettings:
-    """`rectiflow scaffold proteins`: the run, the motif, where it goes, and how hard it is held.
+    """`rectiflow scaffold proteins`: the run (sampled on its own schedule), the motif, where it goes, and how hard it is held.
 
     `motif` is a structure file, and of its first chain `residues` such as 5-16 (all by default), counted from 1; they begin at
     residue `start` of chains of `length`.
@@ -69,8 +70,9 @@ def main(overrides: Sequence[str]) -> int:
     cond = domain.conditions(config.count, generator, length=config.length)
     cond = motif.conditions(cond)
     x0: Any = draw_sources(domain, trained.flow, cond, config.count, generator)
+    schedule = exponentials(trained.config.sampling.get("exponential", {}))
     solution = scaffold(
-        trained.flow,
+        scheduled(trained.flow, schedule),
         move(x0, trained.device),
         motif,
         move(cond, trained.device),
