@@ -229,7 +229,7 @@ def test_the_best_policy_is_kept_and_decline_beyond_chance_stops() -> None:
     [
         ("algorithm=sac", "algorithm=sac is unknown; allowed: reinflow, dppo, fql"),
         ("reinflow.reduction=median", "reduction='median' is unknown; allowed: sum, mean"),
-        ("noise.low=0.5", "noise bounds are 0.5 and 0.16"),
+        ("noise.low=0.5", "noise bounds are 0.5 and 0.4"),
         ("k=0", "k=0 is not allowed"),
         ("restart_every=3", "is no multiple of restart_every=3"),
         ("ppo.target_kl=0", "ppo.target_kl=0"),

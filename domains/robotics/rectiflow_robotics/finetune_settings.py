@@ -11,8 +11,8 @@ from omegaconf import MISSING
 class NoiseSettings:
     """Bounds of the exploration noise of each denoising step, in units of actions; `schedule` lowers the upper one late."""
 
-    low: float = 0.08
-    high: float = 0.16
+    low: float = 0.2
+    high: float = 0.4
     learnt: bool = True
     schedule: bool = True
 
