@@ -316,8 +316,9 @@ def test_zhuyu_meanflow_weight_and_share_of_jumps() -> None:
         [error] = [float(value) for value in terms.values()]
         assert float(total) == pytest.approx(error / (error + 1e-3), rel=1e-9)
     n = 40_000
-    start, end = method.draw_times(n, seeded())
+    jumps, start, end = method.draw_times(n, seeded())
     share = float((end > start).double().mean())
+    assert share == jumps / n
     assert abs(share - 0.25) < 4 * math.sqrt(0.25 * 0.75 / n)
 
 

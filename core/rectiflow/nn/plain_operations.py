@@ -74,4 +74,5 @@ class PlainOperations(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call the function, or what stands for it."""
-        return PLAIN.get(func, func)(*args, **(kwargs or {}))
+        operation: Callable[..., Any] = PLAIN.get(func, func)
+        return operation(*args, **(kwargs or {}))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rectiflow.rectify.phased import Phased
     from rectiflow.rectify.rectified_flow import RectifiedFlow
     from rectiflow.rectify.refiner import FlowTurbo
-    from rectiflow.rectify.reflow import reflow
+    from rectiflow.rectify.reflowing import reflow
     from rectiflow.rectify.selection import Selection, score_pairs, select_pairs
     from rectiflow.rectify.shortcut import Shortcut
     from rectiflow.rectify.writing import PairWriter
@@ -58,7 +58,7 @@ _HOMES = {
     "generate_pairs": "rectiflow.rectify.generate",
     "guided_by_condition": "rectiflow.rectify.guidance_condition",
     "invert_pairs": "rectiflow.rectify.inverting",
-    "reflow": "rectiflow.rectify.reflow",
+    "reflow": "rectiflow.rectify.reflowing",
     "score_pairs": "rectiflow.rectify.selection",
     "select_pairs": "rectiflow.rectify.selection",
     "step_costs": "rectiflow.rectify.optimal_steps",

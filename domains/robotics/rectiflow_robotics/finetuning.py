@@ -127,8 +127,8 @@ def _check(config: DictConfig) -> None:
             raise ConfigError(f"{name}={config[name]} is not allowed: it must be an integer of at least 1")
     if config.checkpoint_every % config.restart_every:
         raise ConfigError(
-            f"checkpoint_every={config.checkpoint_every} is no multiple of restart_every={config.restart_every}; a run can only be "
-            "resumed where its episodes begin anew"
+            f"checkpoint_every={config.checkpoint_every} is no multiple of restart_every={config.restart_every}; "
+            "a run can only be resumed where its episodes begin anew"
         )
     if config.episodes < 2 or config.warm_up < 0:
         raise ConfigError(

@@ -16,7 +16,7 @@ from rectiflow.diagnostics import straightness
 from rectiflow.flow import Flow
 from rectiflow.metrics import sliced_wasserstein
 from rectiflow.rectify.generate import generate_pairs
-from rectiflow.rectify.reflow import reflow
+from rectiflow.rectify.reflowing import reflow
 from rectiflow.sampling import integrate
 from rectiflow.training.loop import fit
 from rectiflow.training.options import TrainingOptions
