@@ -102,7 +102,7 @@ def _domain_verb(call: Call) -> int:
         if call.verb in DOMAIN_VERBS:
             return DOMAIN_VERBS[call.verb](spec, call)
     special = _special_verbs()
-    allowed = [*GLOBAL_VERBS, *DOMAIN_VERBS, *special]
+    allowed = list(dict.fromkeys([*GLOBAL_VERBS, *DOMAIN_VERBS, "bench", *special]))
     import difflib
 
     close = difflib.get_close_matches(call.verb, allowed, n=1)
