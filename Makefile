@@ -57,7 +57,7 @@ $(VENV)/.images: $(VENV)/.python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "installing into $(VENV): about 3 GB of downloads the first time"
-	$(PIP) -e ".[images,proteins,robotics,dev]"
+	$(PIP) -e ".[all,dev]"
 	touch $@ $(VENV)/.images
 
 clean:

@@ -1,0 +1,1 @@
+"""Audio: language-queried separation. Free of torch until a verb runs."""
