@@ -131,3 +131,17 @@ def test_push_is_cloned_from_ten_demonstrations(tmp_path: Path) -> None:
     one, four = read_evaluation(run).rows
     assert one.metrics["success"] >= 0.7
     assert four.metrics["success"] >= 0.9
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_grip_is_told_as_the_package_tells_it() -> None:
+    environment = make_environment("pick-place-v3")
+    expert, inner = expert_of("pick-place-v3"), environment.base.inner  # type: ignore[attr-defined]
+    observation, _ = environment.reset(seed=0)
+    told = []
+    for _ in range(60):
+        observation = environment.step(expert(observation))[0]
+        thing = inner._get_id_main_object()
+        told.append(inner.touching_object(thing))
+        assert told[-1] == type(inner).touching_object(inner, thing)
+    assert {True, False} == set(told)
