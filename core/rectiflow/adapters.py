@@ -119,11 +119,14 @@ class Stepped(NamedTuple):
     prev_sample: Tensor
 
 
-class SchedulerConfig(NamedTuple):
-    """The entries of a scheduler's configuration that pipelines read."""
+class SchedulerConfig(dict[str, Any]):
+    """The entries of a scheduler's configuration that pipelines read, by key or by name as they do."""
 
-    num_train_timesteps: int = 1000
-    shift: float = 1.0
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the scheduler's configuration has no {name!r}; it has {', '.join(self)}") from None
 
 
 class _Asked(Exception):
@@ -156,7 +159,7 @@ class FlowScheduler:
     def __init__(self, method: str = "euler", shift: float = 1.0) -> None:
         if method not in self._ALLOWED:
             raise ConfigError(f"FlowScheduler method is {method!r}; allowed: {', '.join(self._ALLOWED)}")
-        self.config = SchedulerConfig(shift=shift)
+        self.config = SchedulerConfig(num_train_timesteps=1000, shift=shift)
         self._solve = solver(method)
         self.set_timesteps(1)
 
