@@ -1,0 +1,80 @@
+"""What may be set for shapes: data, their representation and networks, with their defaults. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from rectiflow.training.options import TrainingOptions
+
+
+@dataclass
+class SolidsSettings:
+    """Built-in solids: `count` to train on, `held` beside them whose attributes combine in ways that training never shows.
+
+    Their family is demo (walls that a grid of 32 resolves) or wide (thin parts too).
+    """
+
+    _target_: str = "rectiflow_shapes.data.solids"
+    family: str = "demo"
+    count: int = 2000
+    held: int = 256
+    seed: int = 0
+    representation: Any = MISSING
+
+
+@dataclass
+class LatentGridSettings:
+    """A truncated distance grid through a small autoencoder: tokens of a coarse grid, each with its place."""
+
+    _target_: str = "rectiflow_shapes.latent_grid.LatentGrid"
+    side: int = 4
+    channels: int = 16
+    width: int = 96
+    noise: float = 0.1
+    kl: float = 1e-4
+    run: str = ""
+    training: TrainingOptions = field(
+        default_factory=lambda: TrainingOptions(steps=1500, batch=32, learning_rate=2e-3, ema=0.995)
+    )
+
+
+@dataclass
+class TransformerSettings:
+    """Transformer over tokens; `told` lists what it may be asked for, of kind | attributes | caption."""
+
+    _target_: str = "rectiflow_shapes.network.ShapeTransformer"
+    width: int = 128
+    depth: int = 6
+    heads: int = 4
+    qk_norm: bool = True
+    skips: bool = True
+    steering: str = "adaptive"
+    told: list[str] = field(default_factory=lambda: ["kind"])
+    until: bool = False
+
+
+@dataclass
+class PaperSettings(TransformerSettings):
+    """The size of a published network of its kind, 330 M parameters, for many GPUs."""
+
+    width: int = 1152
+    depth: int = 23
+    heads: int = 16
+    steering: str = "token"
+
+
+@dataclass
+class ShapeConditions:
+    """What to draw: a `kind` by name or number or a list of them, a `caption`, and `attributes` by name."""
+
+    kind: Any = None
+    caption: Any = None
+    attributes: Any = None
+
+
+DATA: dict[str, type] = {"solids": SolidsSettings}
+REPRESENTATIONS: dict[str, type] = {"latent_grid": LatentGridSettings}
+MODELS: dict[str, type] = {"transformer": TransformerSettings, "paper": PaperSettings}
