@@ -113,16 +113,17 @@ def _domain_verb(call: Call) -> int:
 
 def _own_verb(spec: Any, call: Call) -> int:
     """A verb that the domain brings."""
-    from rectiflow.config import check_overrides, compose_verb
+    from rectiflow.config import as_typed, check_overrides, compose_verb
     from rectiflow.domain import load_object
 
     verb = spec.verbs[call.verb]
     if isinstance(verb, str):
         return int(load_object(verb, extra=spec.name)(call.overrides) or 0)
-    check_overrides(call.overrides)
+    overrides = as_typed(verb.settings, call.overrides, verb.bare)
+    check_overrides(overrides)
     section = _config_of_run(call).get(verb.section, {}) if verb.section else {}
     base = {field.name: section[field.name] for field in fields(verb.settings) if field.name in section}
-    config = compose_verb(verb.settings, base, call.overrides)
+    config = compose_verb(verb.settings, base, overrides)
     return _execute(call.verb, spec, config, call, verb.function)
 
 

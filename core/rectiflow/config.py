@@ -170,6 +170,34 @@ def _one_line(error: BaseException) -> str:
     )
 
 
+def as_typed(settings: type, arguments: list[str], bare: str = "") -> list[str]:
+    """Arguments of a verb as overrides: text stands as it was typed, and repetition makes a list of texts.
+
+    `bare` names the setting whose value may stand without its key, once: `mix.wav` for `mix=mix.wav`.
+    """
+    hints = get_type_hints(settings)
+    lists: dict[str, list[str]] = {}
+    overrides = []
+    for text in arguments:
+        key, equals, value = text.partition("=")
+        if bare and not equals and not text.startswith("-"):
+            key, value, bare = bare, text, ""
+        quoted = value[:1] + value[-1:] in ("''", '""', "[]")
+        if hints.get(key) == list[str] and not quoted:
+            lists.setdefault(key, []).append(_quote(value))
+        elif hints.get(key) is str and not quoted:
+            overrides.append(f"{key}={_quote(value)}")
+        else:
+            overrides.append(text)
+    return overrides + [f"{key}=[{','.join(values)}]" for key, values in lists.items()]
+
+
+def _quote(text: str) -> str:
+    """Text as a quoted value of hydra's, in which nothing has a meaning of its own."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    return "'" + escaped.replace("${", "\\${") + "'"
+
+
 def check_overrides(overrides: list[str]) -> None:
     """Refuse arguments that are not hydra overrides, and sweeps, before anything is composed.
 

@@ -37,15 +37,19 @@ ENTRY_POINTS = "rectiflow.domains"
 class Verb:
     """A verb of a domain's own, with typed settings that the command line composes, prints (--help) and checks.
 
+    Text is taken as it was typed, and a setting of type `list[str]` is given by repetition: `query="a dog" query=rain`.
+
     Attributes:
         function: "package.module:function" taking the spec and the configuration.
         settings: dataclass of what may be set; one that has `run` names the run whose configuration gives defaults.
         section: the section of that configuration which does.
+        bare: the setting whose value may stand without its key.
     """
 
     function: str
     settings: type
     section: str = ""
+    bare: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class DomainSpec:
         implementation: "package.module:Class" of the `Domain`.
         recipes: package with the YAML recipes (`recipe=<name>` selects data, model and numbers that fit together).
         default_recipe: the recipe without a choice; it must train on embedded data, for `rectiflow demo`.
-        groups: group -> option -> settings dataclass with a `_target_` of this package, at least for `data` and `model`.
+        groups: group -> option -> settings dataclass with a `_target_` of this package, at least for `data` and `model`; a group
+            that the core does not know becomes a section of the configuration, chosen by the recipe like these.
         conditions: settings dataclass of what `rectiflow sample` may ask for (`cond.label=3`); None for no conditions.
         datasets: data set -> one line, fetchable by `rectiflow fetch`.
         fetcher: "package.module:function" that takes a data set's name and returns the folder it was put in.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import pytest
 from omegaconf import OmegaConf
 
-from rectiflow.config import check_complete, check_overrides, compose_training, compose_verb
+from rectiflow.config import as_typed, check_complete, check_overrides, compose_training, compose_verb
 from rectiflow.domain import load_spec
 from rectiflow.errors import ConfigError
 from rectiflow.instantiation import instantiate
@@ -62,6 +64,39 @@ def test_verb_takes_the_runs_values_then_its_own() -> None:
         check_complete(compose_verb(SampleSettings, {}, []))
     with pytest.raises(ConfigError, match="allowed: uniform"):
         compose_verb(ReflowVerbSettings, {}, ["run=here", "times=gauss"])
+
+
+@dataclass
+class _WordsSettings:
+    file: str = ""
+    query: list[str] = field(default_factory=list)
+    steps: int = 4
+
+
+@pytest.mark.parametrize(
+    "text", ["a dog, it's barking", "${x} {y: 1}", "C:\\d\\'x\\", "null", "3", "a=b", "", "[1", "rain (hard)"]
+)
+def test_text_stands_as_it_was_typed(text: str) -> None:
+    overrides = as_typed(_WordsSettings, [f"file={text}", f"query=x{text}", "steps=3", f"query={text}"])
+    check_overrides(overrides)
+    config = compose_verb(_WordsSettings, {}, overrides)
+    assert (config.file, list(config.query), config.steps) == (text, [f"x{text}", text], 3)
+
+
+def test_a_quoted_value_or_a_written_list_is_left_to_hydra() -> None:
+    arguments = ["query=[rain,'a dog']", "file='a b'"]
+    config = compose_verb(_WordsSettings, {}, as_typed(_WordsSettings, arguments))
+    assert (config.file, config.query) == ("a b", ["rain", "a dog"])
+
+
+def test_one_setting_may_stand_without_its_key() -> None:
+    assert (
+        compose_verb(_WordsSettings, {}, as_typed(_WordsSettings, ["my mix.wav", "steps=2"], "file")).file
+        == "my mix.wav"
+    )
+    for arguments in (["a.wav", "b.wav"], ["--steps"]):
+        with pytest.raises(ConfigError, match="not a setting"):
+            check_overrides(as_typed(_WordsSettings, arguments, "file"))
 
 
 def test_instantiate_builds_what_is_allowed() -> None:
