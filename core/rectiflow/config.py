@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rectiflow.domain import DomainSpec
@@ -33,7 +33,11 @@ def compose_training(spec: DomainSpec, overrides: list[str]) -> DictConfig:
     for group, options in (*CORE_GROUPS.items(), *spec.groups.items()):
         for name, node in options.items():
             store.store(group=group, name=name, node=node)
-    store.store(name="settings", node=_with_open_names(OmegaConf.structured(TrainSettings)))
+    settings = _with_open_names(OmegaConf.structured(TrainSettings))
+    with open_dict(settings):
+        for group in spec.groups.keys() - settings.keys():
+            settings[group] = MISSING
+    store.store(name="settings", node=settings)
     store.store(
         name="train",
         node={"defaults": ["settings", {"recipe": spec.default_recipe}, "_self_"], "domain": spec.name},

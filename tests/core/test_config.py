@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from omegaconf import OmegaConf
@@ -14,6 +14,7 @@ from rectiflow.instantiation import instantiate
 from rectiflow.interpolants import Trigonometric
 from rectiflow.settings import ReflowVerbSettings, SampleSettings
 from rectiflow.times import UShaped
+from rectiflow_images.settings import FolderSettings, MnistSettings
 
 SPEC = load_spec("images")
 
@@ -121,3 +122,11 @@ def test_instantiate_explains_wrong_settings() -> None:
         instantiate({"_target_": "rectiflow.times.Nothing"}, [])
     with pytest.raises(ConfigError, match="must be a class or a function"):
         instantiate({"_target_": "rectiflow.settings.CORE_GROUPS"}, [])
+
+
+def test_a_group_that_the_core_does_not_know_becomes_a_section() -> None:
+    spec = replace(SPEC, groups={**SPEC.groups, "flavour": {"plain": MnistSettings, "mixed": FolderSettings}})
+    config = compose_training(spec, ["+flavour=mixed", "flavour.path=here"])
+    assert (config.flavour.path, config.data._target_) == ("here", "rectiflow_images.data.digits")
+    with pytest.raises(ConfigError, match="flavour"):
+        check_complete(compose_training(spec, []))

@@ -1,1 +1,17 @@
-"""Audio: language-queried separation. Free of torch until a verb runs."""
+"""Audio: language-queried source separation. Free of torch until a verb runs."""
+
+from __future__ import annotations
+
+from rectiflow.domain import DomainSpec
+from rectiflow_audio.settings import DATA, MODELS, OBJECTIVES, SOURCES, SPECTRA, QuerySettings
+
+SPEC = DomainSpec(
+    name="audio",
+    summary="pulls the sound that a text names out of a mixture: built-in sounds, or a library of your own",
+    implementation="rectiflow_audio.domain:Audio",
+    recipes="rectiflow_audio.conf",
+    default_recipe="synthetic",
+    groups={"data": DATA, "model": MODELS, "source": SOURCES, "spectra": SPECTRA, "objective": OBJECTIVES},
+    conditions=QuerySettings,
+    requires={"torchaudio": "audio", "soundfile": "audio", "tokenizers": "audio"},
+)

@@ -1,0 +1,1 @@
+"""Recipes: data, model and numbers that fit together, one YAML file each."""

@@ -1,0 +1,1 @@
+"""Selected by `recipe=<name>`."""

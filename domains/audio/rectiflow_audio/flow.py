@@ -1,0 +1,112 @@
+"""Where separation starts, and how a network that estimates the stems is read from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rectiflow.batch import Cond, Shape
+from rectiflow.errors import ConfigError
+from rectiflow.flow import Flow
+from rectiflow.interpolants import Interpolant, Linear
+from rectiflow.sources import Gaussian, Source
+
+NULL = {"query": 0.0}
+"""What stands for no query."""
+
+Network = Callable[..., Tensor]
+"""`network(x, t, mixture, query)`, stems x (B, K, 2, F, N) and mixture (B, 1, 2, F, N): its estimate of the stems."""
+
+
+class Start(Source, Protocol):
+    """The law of x0, and what a network means that was trained from there."""
+
+    def read(self, network: Network) -> Network:
+        """The network's estimate of the stems, made to fit the start."""
+
+
+class MixtureStart(Gaussian):
+    """Every stem starts as the mixture plus noise of standard deviation `sigma`, above 0."""
+
+    def __init__(self, sigma: float = 0.3) -> None:
+        super().__init__(mean="mixture", scale=float(sigma))
+
+    def read(self, network: Network) -> Network:
+        """The network itself."""
+        return network
+
+
+class NoiseStart(Gaussian):
+    """Every stem starts as noise of standard deviation `sigma`, above 0."""
+
+    def __init__(self, sigma: float = 0.5) -> None:
+        super().__init__(scale=float(sigma))
+
+    def read(self, network: Network) -> Network:
+        """The network itself."""
+        return network
+
+
+class ConsistentStart:
+    """x0 = y / K + P' z: equal shares of the mixture, and noise of standard deviation `sigma` that sums to 0 over the stems.
+
+    With estimates that sum to the mixture, states do so at every time. Needs linear spectra.
+    Source: arXiv 2505.16119 (FLOSS), equations 7 to 10.
+
+    Raises:
+        ConfigError: sigma is not positive.
+    """
+
+    def __init__(self, sigma: float = 0.3) -> None:
+        if not sigma > 0:
+            raise ConfigError(f"ConsistentStart has sigma {sigma}; allowed: above 0")
+        self.sigma = float(sigma)
+
+    def __call__(
+        self, shape: Shape, *, cond: Cond, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        """x0 (B, K, 2, F, N)."""
+        z = torch.randn(tuple(shape), generator=generator, device=device, dtype=dtype)
+        return consistent(self.sigma * z, cond["mixture"])
+
+    def read(self, network: Network) -> Network:
+        """The network with its estimate moved to the nearest one that sums to the mixture."""
+
+        def estimate(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+            return consistent(network(x, t, **cond), cond["mixture"])
+
+        return estimate
+
+
+class RegressionStart:
+    """The mixture itself, without noise, for a network that estimates the stems from it whatever the state and the time."""
+
+    def __call__(
+        self, shape: Shape, *, cond: Cond, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        """The mixture, once a stem: (B, K, 2, F, N)."""
+        return cond["mixture"].expand(tuple(shape)).to(device, dtype)
+
+    def read(self, network: Network) -> Network:
+        """The network at the mixture and time 0."""
+
+        def estimate(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+            return network(cond["mixture"].expand_as(x), torch.zeros_like(t), **cond)
+
+        return estimate
+
+
+def consistent(stems: Tensor, mixture: Tensor) -> Tensor:
+    """Stems (B, K, ...) with what they lack of the mixture (B, 1, ...) shared equally among them."""
+    return stems + (mixture / stems.shape[1] - stems.mean(1, keepdim=True))
+
+
+def separation_flow(network: Network, start: Start, interpolant: Interpolant | None = None, **traits: Any) -> Flow:
+    """A network that estimates stems as a flow from a start; `traits` are further `Flow` fields."""
+    return Flow(
+        start.read(network),
+        **{"interpolant": interpolant or Linear(), "predicts": "data", "source": start, "null": NULL, **traits},
+    )

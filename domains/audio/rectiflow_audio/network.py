@@ -1,0 +1,190 @@
+"""The separating network: a convolutional U-Net over patches of the spectrogram, steered by time and query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rectiflow.errors import ConfigError
+from rectiflow.nn.embeddings import ConditionEmbedding, grid_coordinates
+from rectiflow.nn.layers import convolution, linear
+from rectiflow.nn.rotary import rotary_table
+from rectiflow.nn.transformer import Attention
+
+FIRST_MASK = 0.5
+"""Mask that an untrained network puts on the mixture for every stem."""
+
+
+class Block(nn.Module):
+    """A 3x3 and a 1x1 convolution around a residual connection, steered by the condition; starts as identity.
+
+    Maps x (B, width, H, W) and a condition (B, D) to x's shape.
+    """
+
+    def __init__(self, width: int, condition: int, *, generator: torch.Generator) -> None:
+        super().__init__()
+        self.norm = _group_norm(width)
+        self.modulation = linear(condition, 2 * width, generator=generator)
+        self.mix = convolution(width, width, 3, generator=generator)
+        self.output = convolution(width, width, 1, generator=generator, zero=True)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """The block's output."""
+        scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
+        hidden = F.silu(torch.addcmul(shift, self.norm(x), 1 + scale))
+        result: Tensor = x + self.output(F.silu(self.mix(hidden)))
+        return result
+
+
+class Context(nn.Module):
+    """Self-attention over all patches of a map (B, width, H, W), with rotary positions; starts as identity."""
+
+    def __init__(self, width: int, heads: int, *, generator: torch.Generator) -> None:
+        super().__init__()
+        self.norm = _group_norm(width)
+        self.attention = Attention(width, heads, generator=generator)
+        nn.init.zeros_(self.attention.output.weight)
+        self.head_width = width // heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x plus what each patch gathered from the others."""
+        height, wide = x.shape[2:]
+        table = rotary_table(grid_coordinates(height, wide, device=x.device), self.head_width)
+        gathered = self.attention(rearrange(self.norm(x), "b c h w -> b (h w) c"), rotary=table)
+        return x + rearrange(gathered, "b (h w) c -> b c h w", h=height)
+
+
+class SpectralUNet(nn.Module):
+    """Estimates stems as a complex mask on the mixture, plus a gated part of the state, plus an additive term.
+
+    Patches of `patch` (frequencies, frames) are the first level's positions; each further level of `widths` halves both axes and
+    has `blocks` blocks on the way down and on the way up. All patches of the last level attend to each other. Any number of
+    frames will do.
+
+    Args:
+        stems: K.
+        bins: frequencies F.
+        query_width: D of the queries.
+        patch: frequencies and frames a patch.
+        widths: channels of each level.
+        blocks: a level, down and up.
+        heads: of the attention; four times their number divides the last width.
+        until: whether the network gives averages over steps, `forward(…, until=r)`.
+        generator: of the first weights.
+
+    Raises:
+        ConfigError: patch and levels that do not divide the frequencies, or a width that heads do not divide.
+    """
+
+    def __init__(
+        self,
+        stems: int,
+        bins: int,
+        query_width: int,
+        patch: Sequence[int] = (4, 2),
+        widths: Sequence[int] = (48, 96, 160, 224),
+        blocks: int = 1,
+        heads: int = 4,
+        until: bool = False,
+        *,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.patch = (int(patch[0]), int(patch[1]))
+        self.stems = stems
+        coarsest = self.patch[0] * 2 ** (len(widths) - 1)
+        if bins % coarsest:
+            raise ConfigError(
+                f"model.patch={list(patch)} with {len(widths)} levels needs a multiple of {coarsest} frequencies; "
+                f"the spectra have {bins}: use other widths or n_fft"
+            )
+        condition = 2 * widths[-1]
+        size = self.patch[0] * self.patch[1]
+        self.time = ConditionEmbedding(condition, until=until, generator=generator)
+        self.query = linear(query_width, condition, generator=generator)
+        self.input = convolution((2 * stems + 3) * size, widths[0], 1, generator=generator)
+        self.places = nn.ParameterList(
+            torch.zeros(width, bins // self.patch[0] // 2**level, 1) for level, width in enumerate(widths)
+        )
+
+        def stack(width: int) -> nn.ModuleList:
+            return nn.ModuleList(Block(width, condition, generator=generator) for _ in range(blocks))
+
+        self.down = nn.ModuleList(stack(width) for width in widths)
+        self.up = nn.ModuleList(stack(width) for width in widths[:-1])
+        pairs = list(zip(widths, widths[1:], strict=False))
+        self.narrow = nn.ModuleList(convolution(4 * a, b, 1, generator=generator) for a, b in pairs)
+        self.widen = nn.ModuleList(convolution(b, 4 * a, 1, generator=generator) for a, b in pairs)
+        self.context = Context(widths[-1], heads, generator=generator)
+        self.last = stack(widths[-1])
+        self.norm = _group_norm(widths[0])
+        self.output = convolution(widths[0], 5 * stems * size, 3, generator=generator, zero=True)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        mixture: Tensor,
+        query: Tensor,
+        item: Tensor | None = None,
+        until: Tensor | None = None,
+    ) -> Tensor:
+        """The estimate of the stems (B, K, 2, F, N).
+
+        Args:
+            x: stems (B, K, 2, F, N) at times t.
+            t: (B,) in [0, 1].
+            mixture: (B, 1, 2, F, N).
+            query: (B, D), 0 for none.
+            item: which mixture it is, for those who evaluate; not looked at.
+            until: (B,), for a network of averages.
+        """
+        frames = x.shape[-1]
+        condition = F.silu(self.time(t, until=until) + self.query(query))
+        heard = mixture[:, 0]
+        features = torch.cat([x.flatten(1, 2), heard, torch.linalg.vector_norm(heard, dim=1, keepdim=True)], dim=1)
+        step = self.patch[1] * 2 ** (len(self.down) - 1)
+        hidden = self.trunk(F.pad(features, (0, -frames % step)), condition)
+        mask, gate, rest = hidden[..., :frames].split([2 * self.stems, self.stems, 2 * self.stems], dim=1)
+        return _estimate(x, mixture, mask, gate, rest)
+
+    def trunk(self, features: Tensor, condition: Tensor) -> Tensor:
+        """What the U-Net says of features (B, C, F, N), N a multiple of the coarsest patch: (B, 5 K, F, N)."""
+        tall, wide = self.patch
+        x = self.input(rearrange(features, "b c (f p) (n q) -> b (c p q) f n", p=tall, q=wide))
+        skips = []
+        for level, blocks in enumerate(self.down):
+            if level:
+                x = self.narrow[level - 1](F.pixel_unshuffle(x, 2))
+            x = x + self.places[level]
+            for block in blocks:
+                x = block(x, condition)
+            skips.append(x)
+        x = self.context(x)
+        for block in self.last:
+            x = block(x, condition)
+        for level in reversed(range(len(self.up))):
+            x = skips[level] + F.pixel_shuffle(self.widen[level](x), 2)
+            for block in self.up[level]:  # type: ignore[union-attr]
+                x = block(x, condition)
+        x = self.output(F.silu(self.norm(x)))
+        return rearrange(x, "b (c p q) f n -> b c (f p) (n q)", p=tall, q=wide)
+
+
+def _estimate(x: Tensor, mixture: Tensor, mask: Tensor, gate: Tensor, rest: Tensor) -> Tensor:
+    """mask y + gate x + rest, the mask's product complex; mask and rest (B, 2 K, F, N), gate (B, K, F, N)."""
+    shape = x.shape
+    real, imaginary = mask.reshape(shape).unbind(2)
+    real = real + FIRST_MASK
+    y_real, y_imaginary = mixture.unbind(2)
+    masked = torch.stack([real * y_real - imaginary * y_imaginary, real * y_imaginary + imaginary * y_real], dim=2)
+    return masked + gate[:, :, None] * x + rest.reshape(shape)
+
+
+def _group_norm(width: int) -> nn.GroupNorm:
+    groups = next(groups for groups in (8, 4, 2, 1) if width % groups == 0)
+    return nn.GroupNorm(groups, width)

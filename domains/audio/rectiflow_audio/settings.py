@@ -1,0 +1,140 @@
+"""What may be set for audio: sounds, networks, starts, representations and losses, with their defaults. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class MixingSettings:
+    """How sounds are mixed, whatever they are.
+
+    Clips of `seconds`; `voices` sounds of different kinds (at least, at most), the target `snr` dB (from, to) above the others
+    together. A share `absent` of the queries names a kind that is not there: the target is silence. `text` is the encoder of
+    the queries, `held_out` mixtures are kept for evaluation.
+    """
+
+    seconds: float = 1.016
+    voices: list[int] = field(default_factory=lambda: [2, 3])
+    snr: list[float] = field(default_factory=lambda: [-5.0, 5.0])
+    absent: float = 0.05
+    text: str = "hashed"
+    held_out: int = 256
+    seed: int = 0
+
+
+@dataclass
+class SyntheticSettings(MixingSettings):
+    """The built-in generator; `pool` seconds of each kind are rendered once, kept in the cache and cut anew at every step."""
+
+    _target_: str = "rectiflow_audio.data.synthetic"
+    pool: float = 240.0
+
+
+@dataclass
+class LibrarySettings(MixingSettings):
+    """A folder with one sub-folder a class, or a manifest (csv) of files; sounds are split by file."""
+
+    _target_: str = "rectiflow_audio.data.library"
+    path: str = MISSING
+    text: str = "minilm"
+
+
+@dataclass
+class UNetSettings:
+    """Convolutional U-Net over patches of the spectrogram, steered by time and query in every block."""
+
+    _target_: str = "rectiflow_audio.network.SpectralUNet"
+    patch: list[int] = field(default_factory=lambda: [4, 2])
+    widths: list[int] = field(default_factory=lambda: [48, 96, 160, 224])
+    blocks: int = 1
+    heads: int = 4
+    until: bool = False
+
+
+@dataclass
+class TinySettings(UNetSettings):
+    """The same, small enough for tests."""
+
+    patch: list[int] = field(default_factory=lambda: [8, 4])
+    widths: list[int] = field(default_factory=lambda: [32, 64])
+
+
+@dataclass
+class MixtureStartSettings:
+    """Start from the mixture, with noise of standard deviation `sigma` where spectra have about 0.5."""
+
+    _target_: str = "rectiflow_audio.flow.MixtureStart"
+    sigma: float = 0.3
+
+
+@dataclass
+class NoiseStartSettings:
+    """Start from noise alone."""
+
+    _target_: str = "rectiflow_audio.flow.NoiseStart"
+    sigma: float = 0.5
+
+
+@dataclass
+class ConsistentStartSettings:
+    """Start from equal shares of the mixture plus noise that sums to nothing, and never leave the mixture (spectra=linear)."""
+
+    _target_: str = "rectiflow_audio.flow.ConsistentStart"
+    sigma: float = 0.3
+
+
+@dataclass
+class RegressionStartSettings:
+    """No flow: the network estimates the stems from the mixture, once."""
+
+    _target_: str = "rectiflow_audio.flow.RegressionStart"
+
+
+@dataclass
+class SpectraSettings:
+    """Short-time spectra, their magnitudes raised to `exponent`."""
+
+    _target_: str = "rectiflow_audio.representation.Spectra"
+    n_fft: int = 510
+    hop: int = 128
+    exponent: float = 0.5
+    scale: float = 0.4
+
+
+@dataclass
+class LinearSpectraSettings(SpectraSettings):
+    """Spectra as they are, in which the stems sum to the mixture."""
+
+    exponent: float = 1.0
+    scale: float = 0.35
+
+
+@dataclass
+class ObjectiveSettings:
+    """Weights of what is asked of the estimate beside the flow's own loss: `si_sdr`, a dB of the sound's distortion ratio."""
+
+    _target_: str = "rectiflow_audio.losses.Objective"
+    si_sdr: float = 0.005
+
+
+@dataclass
+class QuerySettings:
+    """What to pull out of the held-out mixtures: a text, or a list of them; by default what each mixture was made for."""
+
+    query: Any = None
+
+
+DATA: dict[str, type] = {"synthetic": SyntheticSettings, "library": LibrarySettings}
+MODELS: dict[str, type] = {"small": UNetSettings, "tiny": TinySettings}
+SOURCES: dict[str, type] = {
+    "mixture": MixtureStartSettings,
+    "noise": NoiseStartSettings,
+    "consistent": ConsistentStartSettings,
+    "regression": RegressionStartSettings,
+}
+SPECTRA: dict[str, type] = {"compressed": SpectraSettings, "linear": LinearSpectraSettings}
+OBJECTIVES: dict[str, type] = {"waveform": ObjectiveSettings}
