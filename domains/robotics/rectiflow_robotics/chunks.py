@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,23 +69,54 @@ def episode_seed(seed: int, *place: int) -> int:
     return int(np.random.SeedSequence([seed, *place]).generate_state(1)[0])
 
 
-class ChunkedEnvironments:
-    """N environments of one task that take chunks of actions; an episode that ends is followed by the next at once.
+class Environments(Protocol):
+    """N environments of one task that take chunks of actions, wherever they are simulated."""
 
-    Episode j of environment i is decided by (seed, i, j), so that two runs with the same actions see the same. In terms of
-    gymnasium's vector environments this is SAME_STEP: no step is spent on resetting.
+    @property
+    def broken(self) -> int:
+        """Simulator failures so far."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def reset(self, seed: int | None = None) -> Array:
+        """Begin anew everywhere, with another seed if one is given, and return the observations (N, …)."""
+        ...
+
+    def step(self, actions: Array) -> Transition:
+        """Execute a chunk (N, Ta, Da)."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what simulates."""
+        ...
+
+
+class ChunkedEnvironments:
+    """N environments of one task in this process; an episode that ends is followed by the next at once.
+
+    Episode j of environment i is decided by (seed, first + i, j), so that two runs with the same actions see the same. In terms
+    of gymnasium's vector environments this is SAME_STEP: no step is spent on resetting.
 
     Raises:
         ConfigError: fewer than one environment.
     """
 
     def __init__(
-        self, name: str, count: int, *, seed: int = 0, reward: Reward = "sparse", limit: int | None = None
+        self,
+        name: str,
+        count: int,
+        *,
+        seed: int = 0,
+        reward: Reward = "sparse",
+        limit: int | None = None,
+        first: int = 0,
     ) -> None:
         if count < 1:
             raise ConfigError(f"envs={count} is not allowed; at least 1 environment is needed")
         self.environments = [make_environment(name, reward=reward, limit=limit) for _ in range(count)]
         self.seed = seed
+        self.first = first
         self._episodes = [0] * count
 
     def __len__(self) -> int:
@@ -101,10 +132,18 @@ class ChunkedEnvironments:
         """Simulator failures so far; each cost one episode its end."""
         return sum(environment.broken for environment in self.environments)
 
-    def reset(self, seed: int | None = None) -> Array:
-        """Begin anew everywhere, with another seed if one is given, and return the observations (N, …)."""
+    def close(self) -> None:
+        """Nothing: what simulates goes with this process."""
+
+    def reset(self, seed: int | None = None, *, episodes: Sequence[int] | None = None) -> Array:
+        """Begin anew everywhere and return the observations (N, …).
+
+        Args:
+            seed: another one from now on.
+            episodes: (N,) number of the episode that each begins with; 0 by default.
+        """
         self.seed = self.seed if seed is None else seed
-        self._episodes = [0] * len(self)
+        self._episodes = list(episodes) if episodes is not None else [0] * len(self)
         return np.stack([self._next(slot) for slot in range(len(self))])
 
     def step(self, actions: Array) -> Transition:
@@ -129,6 +168,6 @@ class ChunkedEnvironments:
         return Transition(np.stack(following), final, reward, executed, terminated, truncated, success)
 
     def _next(self, slot: int) -> Array:
-        seed = episode_seed(self.seed, slot, self._episodes[slot])
+        seed = episode_seed(self.seed, self.first + slot, self._episodes[slot])
         self._episodes[slot] += 1
         return self.environments[slot].reset(seed=seed)[0]

@@ -12,7 +12,7 @@ from torch import Tensor
 from rectiflow.errors import ConfigError
 from rectiflow_robotics.advantages import generalised_advantages
 from rectiflow_robotics.chain import NoisyChain, Path
-from rectiflow_robotics.chunks import Array, ChunkedEnvironments, Transition
+from rectiflow_robotics.chunks import Array, Environments, Transition
 from rectiflow_robotics.critic import Critic
 from rectiflow_robotics.ppo import Experience
 from rectiflow_robotics.rewards import RewardScale
@@ -98,7 +98,7 @@ def as_observation(observation: Array) -> Tensor:
 
 
 def collect(
-    chain: NoisyChain, environments: ChunkedEnvironments, observation: Array, chunks: int, generator: torch.Generator
+    chain: NoisyChain, environments: Environments, observation: Array, chunks: int, generator: torch.Generator
 ) -> tuple[Rollout, Array]:
     """Let the noisy policy act for `chunks` chunks from `observation`; returns what happened and the observation after it."""
     seen, paths, transitions = [], [], []

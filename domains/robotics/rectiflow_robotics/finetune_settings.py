@@ -77,6 +77,7 @@ class FinetuneSettings:
 
     - `algorithm` is reinflow, dppo (a ratio for every denoising step) or fql (off-policy, one step, k=1 only).
     - An iteration is `chunks` chunks of actions in each of `envs` environments; the first `warm_up` teach the critic alone.
+    - `workers` processes simulate, 0 for this one alone; episodes are the same.
     - Every `evaluate_every` iterations the policy plays `episodes` held-out episodes without noise. The best is kept (as "ema"
       weights; "model" are the last), and the run stops where it falls behind the best by more than chance, twice in a row.
     - At the end the policy before and the best one play the same `final_episodes` fresh episodes.
@@ -94,6 +95,7 @@ class FinetuneSettings:
     iterations: int = 60
     envs: int = 16
     chunks: int = 80
+    workers: int = 0
     reward: str = "sparse"
     limit: int | None = None
     warm_up: int = 3

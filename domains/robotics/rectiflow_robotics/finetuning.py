@@ -110,6 +110,7 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     before = {name: value.clone() for name, value in trained.network.state_dict().items()}
     session = _open(trained, config, folder)
     with ExitStack() as stack:
+        stack.callback(session.trainer.close)
         stack.enter_context(locked(folder))
         interrupts = stack.enter_context(Interrupts())
         create_run(folder, run_config(trained, config, folder))

@@ -15,10 +15,11 @@ from rectiflow.sampling import integrate
 from rectiflow.trained import Trained
 from rectiflow.training.randomness import step_generator, stream_seed
 from rectiflow_robotics.chain import Path
-from rectiflow_robotics.chunks import ChunkedEnvironments, Transition
+from rectiflow_robotics.chunks import Transition
 from rectiflow_robotics.experience import as_observation
 from rectiflow_robotics.replay import ReplayBuffer, Stored
 from rectiflow_robotics.trainers import Features, domain_of, trainable
+from rectiflow_robotics.workers import environments_of
 
 CRITICS = 2
 WIDTH = 256
@@ -81,8 +82,12 @@ class FQL:
         parameters = (self.network.parameters(), self.behaviour.parameters(), self.critic.parameters())
         self.optimizers = [torch.optim.Adam(list(group), rate) for group in parameters]
         self.buffer = ReplayBuffer(int(self.options.capacity))
-        self.environments = ChunkedEnvironments(
-            self.domain.environment, int(config.envs), reward=config.reward, limit=config.limit
+        self.environments = environments_of(
+            self.domain.environment,
+            int(config.envs),
+            workers=int(config.workers),
+            reward=config.reward,
+            limit=config.limit,
         )
         self.observation = self.environments.reset(0)
 
@@ -160,6 +165,10 @@ class FQL:
     def chains(self) -> Path | None:
         """None: one step has no chain to draw."""
         return None
+
+    def close(self) -> None:
+        """End what simulates."""
+        self.environments.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers and the buffer."""

@@ -14,7 +14,6 @@ from rectiflow.flow import Flow
 from rectiflow.trained import Trained
 from rectiflow.training.randomness import step_generator, stream_seed
 from rectiflow_robotics.chain import NoisyChain, Path
-from rectiflow_robotics.chunks import ChunkedEnvironments
 from rectiflow_robotics.critic import Critic
 from rectiflow_robotics.domain import Robotics
 from rectiflow_robotics.dppo import DPPO
@@ -24,6 +23,7 @@ from rectiflow_robotics.policies import PolicyNetwork
 from rectiflow_robotics.ppo import PPO, Learner, Objective, update
 from rectiflow_robotics.reinflow import ReinFlow
 from rectiflow_robotics.rewards import RewardScale
+from rectiflow_robotics.workers import environments_of
 
 
 class Trainer(Protocol):
@@ -40,6 +40,10 @@ class Trainer(Protocol):
 
     def chains(self) -> Path | None:
         """A few noisy denoisings of the last iteration."""
+        ...
+
+    def close(self) -> None:
+        """End what simulates."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,8 +99,12 @@ class PolicyGradient:
         self.credit = Credit(**plain(config.credit))
         self.objective: Objective = objective_of(config)
         self.scale = RewardScale(int(config.envs))
-        self.environments = ChunkedEnvironments(
-            self.domain.environment, int(config.envs), reward=config.reward, limit=config.limit
+        self.environments = environments_of(
+            self.domain.environment,
+            int(config.envs),
+            workers=int(config.workers),
+            reward=config.reward,
+            limit=config.limit,
         )
         self.observation = self.environments.reset(0)
         self._drawn: Path | None = None
@@ -140,6 +148,10 @@ class PolicyGradient:
     def chains(self) -> Path | None:
         """The first denoisings of the last iteration."""
         return self._drawn
+
+    def close(self) -> None:
+        """End what simulates."""
+        self.environments.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Noise, critic, optimisers, scale of rewards; episodes begin anew, so environments have no state to keep."""
