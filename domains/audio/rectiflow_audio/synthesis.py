@@ -138,8 +138,8 @@ def harmonics(frequency: Tensor, strengths: Tensor, samples: int) -> Tensor:
     position = turns(frequency, samples) * points
     left = position.long().clamp_max(points - 1)
     part = position - left
-    following = one_turn.roll(-1)
-    return one_turn[left] + part * (following - one_turn)[left]
+    wave: Tensor = one_turn[left] + part * (one_turn.roll(-1) - one_turn)[left]
+    return wave
 
 
 def pulses(frequency: Tensor, samples: int) -> Tensor:
@@ -152,7 +152,8 @@ def pulses(frequency: Tensor, samples: int) -> Tensor:
     below = torch.sin(half)
     top = torch.sin((2 * count + 1) * half)
     train = torch.where(below.abs() < 1e-4, 2 * count + 1.0, top / below.clamp_min(1e-4))
-    return (train - 1) / (2 * count) ** 0.5
+    centred: Tensor = (train - 1) / (2 * count) ** 0.5
+    return centred
 
 
 def shaped(wave: Tensor, gain: Tensor) -> Tensor:
