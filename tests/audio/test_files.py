@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from rectiflow.errors import ConfigError, DataError, StorageError
-from rectiflow_audio.files import ENCODINGS, quantised, read_blocks, read_sound, survey, writing
+from rectiflow_audio.files import ENCODINGS, quantised, read_blocks, read_sound, survey, write, writing
 
 RATE = 44100
 
@@ -120,6 +120,14 @@ def test_what_was_read_is_written_bit_for_bit(name: str, encoding: str, tmp_path
             append(block)
     assert survey(tmp_path / name).encoding == ENCODINGS[encoding]
     np.testing.assert_array_equal(soundfile.read(tmp_path / name, dtype="int16")[0], integers)
+
+
+def test_a_signal_in_memory_is_written_and_read(tmp_path: Path) -> None:
+    wave = torch.from_numpy(noise(1000, 3).T)
+    write(tmp_path / "a.wav", wave, 48_000, "float")
+    read, rate = read_sound(tmp_path / "a.wav")
+    assert rate == 48_000
+    assert torch.equal(read, wave)
 
 
 def test_full_scale_clips_and_never_wraps() -> None:

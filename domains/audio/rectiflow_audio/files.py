@@ -151,6 +151,16 @@ def writing(
         scratch.unlink(missing_ok=True)
 
 
+def write(path: Path, wave: Tensor, rate: int, encoding: str = "pcm16") -> None:
+    """Write a signal (C, T) in memory as a file.
+
+    Raises:
+        ConfigError, StorageError: see `writing`.
+    """
+    with writing(path, rate, wave.shape[0], encoding, wave.shape[1]) as append:
+        append(wave)
+
+
 def quantised(wave: Tensor, encoding: str) -> Tensor:
     """Samples as they are stored: multiples of 2^-15 as int16, of 2^-23 in the upper bits of int32, or as they are.
 
