@@ -128,11 +128,13 @@ class _Worker:
         self.send(("reset", (seed, self._episodes.tolist())))
 
     def begun(self) -> Array:
-        while (found := self._answer()) is None:
+        found = self._answer()
+        while found is None:
             self._replace()
             self.begin(self._seed, self._episodes.tolist())
-        self._last = found
-        return found
+            found = self._answer()
+        self._last = np.asarray(found)
+        return self._last
 
     def stepped(self) -> Transition:
         found = self._answer()
