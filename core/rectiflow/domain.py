@@ -123,6 +123,10 @@ class Domain(ABC):
     def conditions(self, count: int, generator: torch.Generator, **request: Any) -> Cond:
         """Conditions (count, ...) to generate with: as asked for, else spread like the data; {} when there are none."""
 
+    def teaching_conditions(self, count: int, generator: torch.Generator) -> Cond:
+        """Conditions (count, ...) to make a teacher's pairs with; those of `conditions`, unless these are held out."""
+        return self.conditions(count, generator)
+
     @abstractmethod
     def sample_shape(self, count: int, cond: Cond) -> Shape:
         """Shape, batch axis included, of `count` states for these conditions."""

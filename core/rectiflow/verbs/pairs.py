@@ -69,7 +69,7 @@ def make_pairs(
             folder,
             count=count,
             shape=_per_sample(domain.sample_shape(1, {})),
-            conditions=domain.conditions,
+            conditions=domain.teaching_conditions,
             steps=steps,
             method=method,
             device=teacher.device,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rectiflow.batch import Cond, Shape
 from rectiflow.errors import ConfigError
@@ -24,6 +24,9 @@ Network = Callable[..., Tensor]
 class Start(Source, Protocol):
     """The law of x0, and what a network means that was trained from there."""
 
+    def place(self, noise: Tensor, mixture: Tensor) -> Tensor:
+        """x0 (B, K, 2, F, N) for standard normal noise of its shape and a mixture (B, 1, 2, F, N)."""
+
     def read(self, network: Network) -> Network:
         """The network's estimate of the stems, made to fit the start."""
 
@@ -33,6 +36,11 @@ class MixtureStart(Gaussian):
 
     def __init__(self, sigma: float = 0.3) -> None:
         super().__init__(mean="mixture", scale=float(sigma))
+        self.sigma = float(sigma)
+
+    def place(self, noise: Tensor, mixture: Tensor) -> Tensor:
+        """The mixture plus noise."""
+        return mixture + self.sigma * noise
 
     def read(self, network: Network) -> Network:
         """The network itself."""
@@ -44,6 +52,11 @@ class NoiseStart(Gaussian):
 
     def __init__(self, sigma: float = 0.5) -> None:
         super().__init__(scale=float(sigma))
+        self.sigma = float(sigma)
+
+    def place(self, noise: Tensor, mixture: Tensor) -> Tensor:
+        """The noise at its level."""
+        return self.sigma * noise
 
     def read(self, network: Network) -> Network:
         """The network itself."""
@@ -69,16 +82,16 @@ class ConsistentStart:
         self, shape: Shape, *, cond: Cond, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
     ) -> Tensor:
         """x0 (B, K, 2, F, N)."""
-        z = torch.randn(tuple(shape), generator=generator, device=device, dtype=dtype)
-        return consistent(self.sigma * z, cond["mixture"])
+        z = torch.randn(_plain(shape), generator=generator, device=device, dtype=dtype)
+        return self.place(z, cond["mixture"])
+
+    def place(self, noise: Tensor, mixture: Tensor) -> Tensor:
+        """The mixture's share plus the part of the noise that sums to 0."""
+        return consistent(self.sigma * noise, mixture)
 
     def read(self, network: Network) -> Network:
         """The network with its estimate moved to the nearest one that sums to the mixture."""
-
-        def estimate(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
-            return consistent(network(x, t, **cond), cond["mixture"])
-
-        return estimate
+        return SummingNetwork(network)
 
 
 class RegressionStart:
@@ -88,15 +101,39 @@ class RegressionStart:
         self, shape: Shape, *, cond: Cond, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
     ) -> Tensor:
         """The mixture, once a stem: (B, K, 2, F, N)."""
-        return cond["mixture"].expand(tuple(shape)).to(device, dtype)
+        return cond["mixture"].expand(_plain(shape)).to(device, dtype)
+
+    def place(self, noise: Tensor, mixture: Tensor) -> Tensor:
+        """The mixture."""
+        return mixture.expand_as(noise)
 
     def read(self, network: Network) -> Network:
         """The network at the mixture and time 0."""
+        return RegressionNetwork(network)
 
-        def estimate(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
-            return network(cond["mixture"].expand_as(x), torch.zeros_like(t), **cond)
 
-        return estimate
+class SummingNetwork(nn.Module):
+    """A network whose estimate is moved to the nearest one that sums to the mixture."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        """The estimate (B, K, 2, F, N)."""
+        return consistent(self.network(x, t, **cond), cond["mixture"])
+
+
+class RegressionNetwork(nn.Module):
+    """A network that is always shown the mixture at time 0, whatever the state and the time."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        """The estimate (B, K, 2, F, N)."""
+        return self.network(cond["mixture"].expand_as(x), torch.zeros_like(t), **cond)
 
 
 def consistent(stems: Tensor, mixture: Tensor) -> Tensor:
@@ -110,3 +147,9 @@ def separation_flow(network: Network, start: Start, interpolant: Interpolant | N
         start.read(network),
         **{"interpolant": interpolant or Linear(), "predicts": "data", "source": start, "null": NULL, **traits},
     )
+
+
+def _plain(shape: Shape) -> tuple[int, ...]:
+    if isinstance(shape, dict):
+        raise ConfigError(f"stems are one tensor; the state asked for has components {sorted(shape)}")
+    return tuple(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -40,6 +41,20 @@ class Block(nn.Module):
         return result
 
 
+class Stack(nn.Module):
+    """Blocks one after the other."""
+
+    def __init__(self, width: int, condition: int, count: int, *, generator: torch.Generator) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, condition, generator=generator) for _ in range(count))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """The last block's output for x (B, width, H, W) and condition (B, D)."""
+        for block in self.blocks:
+            x = block(x, condition)
+        return x
+
+
 class Context(nn.Module):
     """Self-attention over all patches of a map (B, width, H, W), with rotary positions; starts as identity."""
 
@@ -55,7 +70,8 @@ class Context(nn.Module):
         height, wide = x.shape[2:]
         table = rotary_table(grid_coordinates(height, wide, device=x.device), self.head_width)
         gathered = self.attention(rearrange(self.norm(x), "b c h w -> b (h w) c"), rotary=table)
-        return x + rearrange(gathered, "b (h w) c -> b c h w", h=height)
+        result: Tensor = x + rearrange(gathered, "b (h w) c -> b c h w", h=height)
+        return result
 
 
 class SpectralUNet(nn.Module):
@@ -111,18 +127,18 @@ class SpectralUNet(nn.Module):
             torch.zeros(width, bins // self.patch[0] // 2**level, 1) for level, width in enumerate(widths)
         )
 
-        def stack(width: int) -> nn.ModuleList:
-            return nn.ModuleList(Block(width, condition, generator=generator) for _ in range(blocks))
+        def stack(width: int) -> Stack:
+            return Stack(width, condition, blocks, generator=generator)
 
         self.down = nn.ModuleList(stack(width) for width in widths)
         self.up = nn.ModuleList(stack(width) for width in widths[:-1])
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(itertools.pairwise(widths))
         self.narrow = nn.ModuleList(convolution(4 * a, b, 1, generator=generator) for a, b in pairs)
         self.widen = nn.ModuleList(convolution(b, 4 * a, 1, generator=generator) for a, b in pairs)
         self.context = Context(widths[-1], heads, generator=generator)
         self.last = stack(widths[-1])
         self.norm = _group_norm(widths[0])
-        self.output = convolution(widths[0], 5 * stems * size, 3, generator=generator, zero=True)
+        self.output = convolution(widths[0], 5 * stems * size, 1, generator=generator, zero=True)
 
     def forward(
         self,
@@ -144,12 +160,14 @@ class SpectralUNet(nn.Module):
             until: (B,), for a network of averages.
         """
         frames = x.shape[-1]
-        condition = F.silu(self.time(t, until=until) + self.query(query))
+        # Queries have unit length; an entry should have unit variance, as other inputs do.
+        asked = self.query(query * query.shape[-1] ** 0.5)
+        condition = F.silu(self.time(t, until=until) + asked)
         heard = mixture[:, 0]
         features = torch.cat([x.flatten(1, 2), heard, torch.linalg.vector_norm(heard, dim=1, keepdim=True)], dim=1)
         step = self.patch[1] * 2 ** (len(self.down) - 1)
         hidden = self.trunk(F.pad(features, (0, -frames % step)), condition)
-        mask, gate, rest = hidden[..., :frames].split([2 * self.stems, self.stems, 2 * self.stems], dim=1)
+        mask, gate, rest = torch.split(hidden[..., :frames], [2 * self.stems, self.stems, 2 * self.stems], dim=1)
         return _estimate(x, mixture, mask, gate, rest)
 
     def trunk(self, features: Tensor, condition: Tensor) -> Tensor:
@@ -157,22 +175,19 @@ class SpectralUNet(nn.Module):
         tall, wide = self.patch
         x = self.input(rearrange(features, "b c (f p) (n q) -> b (c p q) f n", p=tall, q=wide))
         skips = []
-        for level, blocks in enumerate(self.down):
+        for level, stack in enumerate(self.down):
             if level:
                 x = self.narrow[level - 1](F.pixel_unshuffle(x, 2))
             x = x + self.places[level]
-            for block in blocks:
-                x = block(x, condition)
+            x = stack(x, condition)
             skips.append(x)
-        x = self.context(x)
-        for block in self.last:
-            x = block(x, condition)
+        x = self.last(self.context(x), condition)
         for level in reversed(range(len(self.up))):
             x = skips[level] + F.pixel_shuffle(self.widen[level](x), 2)
-            for block in self.up[level]:  # type: ignore[union-attr]
-                x = block(x, condition)
+            x = self.up[level](x, condition)
         x = self.output(F.silu(self.norm(x)))
-        return rearrange(x, "b (c p q) f n -> b c (f p) (n q)", p=tall, q=wide)
+        result: Tensor = rearrange(x, "b (c p q) f n -> b c (f p) (n q)", p=tall, q=wide)
+        return result
 
 
 def _estimate(x: Tensor, mixture: Tensor, mask: Tensor, gate: Tensor, rest: Tensor) -> Tensor:

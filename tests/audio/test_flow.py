@@ -1,0 +1,80 @@
+"""Starts: what x0 is, that an exact estimate is reached in one step, and that a consistent flow never leaves the mixture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rectiflow.errors import ConfigError
+from rectiflow.sampling import integrate
+from rectiflow_audio.flow import ConsistentStart, MixtureStart, NoiseStart, RegressionStart, separation_flow
+from rectiflow_audio.representation import Spectra
+
+SHAPE = (3, 2, 2, 256, 16)
+
+
+def stems_and_mixture(spectra: Spectra, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    waves = 0.1 * torch.randn(3, 2, 2000, generator=generator)
+    return spectra.encode(waves), spectra.encode(waves.sum(1, keepdim=True)), waves
+
+
+@pytest.mark.parametrize("start", [MixtureStart(0.3), NoiseStart(0.5), ConsistentStart(0.3), RegressionStart()])
+def test_an_exact_estimate_is_reached_in_one_step(start: Any, generator: torch.Generator) -> None:
+    spectra = Spectra(exponent=1.0)
+    x1, mixture, waves = stems_and_mixture(spectra, generator)
+    flow = separation_flow(lambda x, t, **cond: x1, start)
+    x0 = flow.sample_source(SHAPE, {"mixture": mixture}, generator)
+    x = integrate(flow, x0, steps=1, method="euler", cond={"mixture": mixture}).x
+    assert (x - x1).abs().max() < 1e-5
+    assert (spectra.decode(x, 2000) - waves).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("start", "centre"), [(MixtureStart(0.3), 1.0), (NoiseStart(0.3), 0.0), (ConsistentStart(0.3), 0.5)]
+)
+def test_where_the_flow_starts(start: Any, centre: float, generator: torch.Generator) -> None:
+    mixture = torch.randn(3, 1, 2, 256, 16, generator=generator)
+    x0 = start(SHAPE, cond={"mixture": mixture}, generator=generator, device=torch.device("cpu"), dtype=torch.float32)
+    noise = x0 - centre * mixture
+    deviation = 0.3 if centre != 0.5 else 0.3 * 0.5**0.5  # what sums to 0 over two stems has half of the variance
+    count = noise.numel()
+    assert abs(float(noise.mean())) < 4 * deviation / count**0.5
+    assert float(noise.std()) == pytest.approx(deviation, rel=4 / (2 * count) ** 0.5)
+    z = torch.randn(SHAPE, generator=generator)
+    assert start.place(z, mixture).shape == SHAPE
+    assert torch.allclose(start.place(0 * z, mixture), centre * mixture.expand(SHAPE), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["euler", "heun"])
+def test_a_consistent_flow_never_leaves_the_mixture(method: str, generator: torch.Generator) -> None:
+    spectra = Spectra(exponent=1.0)
+    _, mixture, _ = stems_and_mixture(spectra, generator)
+    seen = []
+
+    def wrong(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        seen.append(x)
+        return 0.3 * x + 0.7 * torch.randn(x.shape, generator=generator)
+
+    flow = separation_flow(wrong, ConsistentStart())
+    x0 = flow.sample_source(SHAPE, {"mixture": mixture}, generator)
+    end = integrate(flow, x0, steps=5, method=method, cond={"mixture": mixture}).x
+    for x in (*seen, end):
+        assert (x.mean(1) - mixture[:, 0] / 2).abs().max() < 1e-4
+    assert (end[:, 0] - end[:, 1]).abs().max() > 0.1
+
+
+def test_a_regression_sees_the_mixture_at_time_zero(generator: torch.Generator) -> None:
+    mixture = torch.randn(3, 1, 2, 256, 16, generator=generator)
+    flow = separation_flow(lambda x, t, **cond: x + t[:, None, None, None, None], RegressionStart())
+    anywhere = torch.randn(SHAPE, generator=generator)
+    estimate = flow.data(anywhere, torch.full((3,), 0.7), mixture=mixture)
+    assert torch.equal(estimate, mixture.expand(SHAPE))
+
+
+@pytest.mark.parametrize("start", [MixtureStart, NoiseStart, ConsistentStart])
+def test_noise_must_be_positive(start: Any) -> None:
+    with pytest.raises(ConfigError):
+        start(0.0)

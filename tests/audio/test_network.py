@@ -1,0 +1,81 @@
+"""The network: shapes, any number of frames, what it starts as, and what it listens to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rectiflow.errors import ConfigError
+from rectiflow_audio.network import FIRST_MASK, SpectralUNet
+
+
+def inputs(frames: int, generator: torch.Generator) -> dict[str, Tensor]:
+    return {
+        "x": torch.randn(2, 2, 2, 256, frames, generator=generator),
+        "t": torch.rand(2, generator=generator),
+        "mixture": torch.randn(2, 1, 2, 256, frames, generator=generator),
+        "query": torch.randn(2, 12, generator=generator),
+    }
+
+
+def tiny(generator: torch.Generator, **options: Any) -> SpectralUNet:
+    return SpectralUNet(2, 256, 12, (8, 4), (16, 32), generator=generator, **options)
+
+
+def woken(network: SpectralUNet, generator: torch.Generator) -> SpectralUNet:
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+@pytest.mark.parametrize("frames", [1, 7, 16, 33])
+def test_any_number_of_frames(frames: int, generator: torch.Generator) -> None:
+    given = inputs(frames, generator)
+    assert woken(tiny(generator), generator)(**given).shape == given["x"].shape
+
+
+def test_it_starts_as_half_of_the_mixture(generator: torch.Generator) -> None:
+    given = inputs(16, generator)
+    assert torch.allclose(tiny(generator)(**given), FIRST_MASK * given["mixture"].expand(2, 2, 2, 256, 16))
+
+
+def test_the_mask_is_a_complex_product(generator: torch.Generator) -> None:
+    given = inputs(16, generator)
+    network = tiny(generator)
+    weight, bias = network.output.weight, network.output.bias
+    assert bias is not None
+    with torch.no_grad():
+        # Channels are (kind, row, column): the imaginary mask of the second stem is 1 everywhere, all else 0.
+        bias.unflatten(0, (10, 32))[3] = 1.0
+    found = network(**given)
+    y = torch.view_as_complex(given["mixture"].movedim(2, -1).contiguous())[:, 0]
+    second = torch.view_as_complex(found.movedim(2, -1).contiguous())[:, 1]
+    assert torch.allclose(second, y * (FIRST_MASK + 1j), atol=1e-5)
+    assert (weight == 0).all()
+
+
+@pytest.mark.parametrize("name", ["x", "t", "mixture", "query"])
+def test_it_listens_to_everything(name: str, generator: torch.Generator) -> None:
+    network = woken(tiny(generator), generator)
+    given = inputs(16, generator)
+    other = {**given, name: given[name] + 0.3}
+    assert (network(**given) - network(**other)).abs().max() > 1e-4
+
+
+def test_averages_start_from_the_same_weights(generator: torch.Generator) -> None:
+    plain, average = tiny(generator), tiny(generator, until=True)
+    woken(plain, generator)
+    average.load_state_dict({**average.state_dict(), **plain.state_dict()})
+    given = inputs(8, generator)
+    assert torch.allclose(plain(**given), average(**given, until=torch.ones(2)), atol=1e-6)
+
+
+def test_sizes_that_do_not_fit(generator: torch.Generator) -> None:
+    with pytest.raises(ConfigError, match="multiple of 24"):
+        SpectralUNet(2, 256, 12, (3, 4), (16, 32, 32, 32), generator=generator)
+    with pytest.raises(ConfigError, match="heads"):
+        tiny(generator, heads=5)
