@@ -13,5 +13,9 @@ SPEC = DomainSpec(
     default_recipe="synthetic",
     groups={"data": DATA, "model": MODELS, "source": SOURCES, "spectra": SPECTRA, "objective": OBJECTIVES},
     conditions=QuerySettings,
+    datasets={
+        "minilm": "text encoder all-MiniLM-L6-v2, 91 MB (Apache-2.0)",
+    },
+    fetcher="rectiflow_audio.fetching:fetch",
     requires={"torchaudio": "audio", "soundfile": "audio", "tokenizers": "audio"},
 )

@@ -215,7 +215,7 @@ def _ratio(signal: Tensor, noise: Tensor, reference: Tensor) -> Tensor:
 def _decibels(signal: Tensor, noise: Tensor) -> Tensor:
     smallest = torch.finfo(torch.float64).tiny
     decibels = (10 * (signal.clamp_min(smallest) / noise.clamp_min(smallest)).log10()).clamp(-LIMIT, LIMIT)
-    return torch.where(signal > smallest, decibels, -LIMIT)  # nothing at all is the worst estimate, not 0 dB
+    return torch.where(signal <= smallest, -LIMIT, decibels)  # nothing at all is the worst estimate, not 0 dB
 
 
 def _checked(estimate: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
