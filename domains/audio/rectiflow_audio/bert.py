@@ -48,11 +48,11 @@ class Bert:
         return x
 
     def _attended(self, x: Tensor, layer: str) -> Tensor:
-        split = [
+        query, key, value = (
             self._linear(x, f"{layer}.attention.self.{name}").reshape(len(x), self.heads, -1).transpose(0, 1)
             for name in ("query", "key", "value")
-        ]
-        mixed = F.scaled_dot_product_attention(*split).transpose(0, 1).flatten(1)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(0, 1).flatten(1)
         return self._linear(mixed, f"{layer}.attention.output.dense")
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
