@@ -61,6 +61,17 @@ def test_advantages_that_do_not_vary_teach_nothing() -> None:
     assert (float(found.mean()), float(found.std())) == pytest.approx((0, 1), abs=1e-6)
 
 
+def test_large_advantages_are_cut_after_normalising() -> None:
+    advantages = torch.tensor([-1.0] * 10 + [10.0])
+    found = normalised(advantages, 2.0)
+    free = normalised(advantages)
+    assert found is not None
+    assert free is not None
+    assert float(free[-1]) > 2.0
+    assert float(found[-1]) == 2.0
+    torch.testing.assert_close(found[:-1], free[:-1])
+
+
 def test_explained_variance_of_perfect_constant_and_wrong_critics() -> None:
     returns = torch.arange(10.0)
     assert explained_variance(returns, returns) == pytest.approx(1.0)

@@ -24,7 +24,7 @@ from rectiflow_robotics.finetuning import Progress, Session, judge
 from rectiflow_robotics.finetuning import run as finetune
 from rectiflow_robotics.ppo import clipped_surrogate
 from rectiflow_robotics.replay import ReplayBuffer, Stored
-from rectiflow_robotics.trainers import domain_of
+from rectiflow_robotics.trainers import PolicyGradient, domain_of
 
 SMALL = [
     "envs=8",
@@ -198,7 +198,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_to_go_on_from(
 
 def session(best: list[float], weights: dict[str, Any]) -> Session:
     class Stub:
-        network = torch.nn.Linear(1, 1)
+        def deployed(self) -> dict[str, Any]:
+            return {"weight": torch.ones(1)}
 
     return Session(
         folder=Path(), config=None, trained=None, trainer=Stub(), sampler="euler",  # type: ignore[arg-type]
@@ -211,7 +212,7 @@ def test_the_best_policy_is_kept_and_decline_beyond_chance_stops() -> None:
     better = session(half, {})
     judge(better, [1.0, 1.0] * 20)
     assert better.progress.best_iteration == 7
-    assert set(better.best) == {"weight", "bias"}
+    assert set(better.best) == {"weight"}
     worse = session(half, {})
     judge(worse, [0.0] * 40)
     assert (worse.progress.stopped, worse.progress.declines) == (False, 1)
@@ -238,6 +239,29 @@ def test_the_best_policy_is_kept_and_decline_beyond_chance_stops() -> None:
 def test_what_is_not_allowed_is_said(settings: str, message: str, cloned: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
         run(cloned, tmp_path, settings)
+
+
+def test_what_is_deployed_is_the_mean_over_iterations(
+    cloned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last: list[dict[str, torch.Tensor]] = [load_weights(cloned)]
+    kept: list[dict[str, torch.Tensor]] = []
+    iterate = PolicyGradient.iterate
+
+    def noted(self: PolicyGradient, iteration: int, *, restart: bool) -> dict[str, float]:
+        figures = iterate(self, iteration, restart=restart)
+        last.append({name: tensor.clone() for name, tensor in self.network.state_dict().items()})
+        kept.append(self.deployed())
+        return figures
+
+    monkeypatch.setattr(PolicyGradient, "iterate", noted)
+    run(cloned, tmp_path, "average=0.75", "warm_up=0", "reward=dense")
+    shares = (0.75**4, 0.25 * 0.75**3, 0.25 * 0.75**2, 0.25 * 0.75, 0.25)
+    moved = [not torch.equal(last[0][name], last[-1][name]) for name in last[0]]
+    assert any(moved)
+    for name, tensor in kept[-1].items():
+        mean = sum(share * weights[name] for share, weights in zip(shares, last, strict=True))
+        torch.testing.assert_close(tensor, mean, atol=1e-6, rtol=1e-5)
 
 
 def test_fql_takes_one_step(cloned: Path, tmp_path: Path) -> None:

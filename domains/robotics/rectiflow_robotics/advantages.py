@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -45,12 +46,15 @@ def generalised_advantages(
     return Advantages(advantages, advantages + values)
 
 
-def normalised(advantages: Tensor) -> Tensor | None:
-    """Advantages over the whole rollout to mean 0 and deviation 1; None where they do not vary, so there is nothing to learn."""
+def normalised(advantages: Tensor, limit: float = math.inf) -> Tensor | None:
+    """Advantages over the whole rollout to mean 0 and deviation 1, then cut at +-`limit`; None where they do not vary.
+
+    A sparse reward makes a few of them very large, and their gradients drown the rest.
+    """
     deviation = float(advantages.std())
     if not deviation > 1e-8:
         return None
-    return (advantages - advantages.mean()) / deviation
+    return ((advantages - advantages.mean()) / deviation).clamp(-limit, limit)
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:

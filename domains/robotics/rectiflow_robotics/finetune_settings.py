@@ -36,6 +36,7 @@ class PPOSettings:
     entropy: float = 0.0
     anchor: float = 0.0
     grad_clip: float = 1.0
+    advantage_clip: float = 2.0
 
 
 @dataclass
@@ -78,6 +79,8 @@ class FinetuneSettings:
     - `algorithm` is reinflow, dppo (a ratio for every denoising step) or fql (off-policy, one step, k=1 only).
     - An iteration is `chunks` chunks of actions in each of `envs` environments; the first `warm_up` teach the critic alone.
     - `workers` processes simulate, 0 for this one alone; episodes are the same.
+    - What is judged and kept is the mean of the policy over the last iterations, with decay `average` an iteration; 0 for the
+      policy as it is. An update follows the noise of its rollout more than its signal, and the mean has less of it.
     - Every `evaluate_every` iterations the policy plays `episodes` held-out episodes without noise. The best is kept (as "ema"
       weights; "model" are the last), and the run stops where it falls behind the best by more than chance, twice in a row.
     - At the end the policy before and the best one play the same `final_episodes` fresh episodes.
@@ -99,6 +102,7 @@ class FinetuneSettings:
     reward: str = "sparse"
     limit: int | None = None
     warm_up: int = 3
+    average: float = 0.9
     actor_rate: float = 2e-4
     critic_rate: float = 1e-3
     clamp: float | None = None

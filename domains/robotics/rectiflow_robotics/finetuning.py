@@ -69,11 +69,10 @@ class Session:
     best: dict[str, Tensor]
     environments: list[TaskEnvironment]
 
-    def play(self, weights: dict[str, Tensor] | None, stream: str, episodes: int) -> list[Episode]:
-        """The episodes of a stream, played without noise by the present policy or by one with other weights."""
+    def play(self, weights: dict[str, Tensor], stream: str, episodes: int) -> list[Episode]:
+        """The episodes of a stream, played without noise by the policy of these weights."""
         network = copy.deepcopy(self.trainer.network).eval()
-        if weights is not None:
-            network.load_state_dict(weights)
+        network.load_state_dict(weights)
         domain = domain_of(self.trained)
         policy = domain.policy(self.flow_of(network), steps=int(self.config.k), method=self.sampler)
         seed = stream_seed(int(self.config.seed), stream) % 2**31
@@ -82,7 +81,7 @@ class Session:
     def held_out(self) -> list[float]:
         """What counts of each held-out episode, as the present policy plays it: success, or the return where there is none."""
         succeeds = self.environments[0].suite.succeeds
-        episodes = self.play(None, "held-out", int(self.config.episodes))
+        episodes = self.play(self.trainer.deployed(), "held-out", int(self.config.episodes))
         return [float(episode.success) if succeeds else episode.total for episode in episodes]
 
     def flow_of(self, network: torch.nn.Module) -> Flow:
@@ -233,7 +232,7 @@ def judge(session: Session, scores: list[float]) -> dict[str, float]:
     if difference.mean() > 0:
         progress.scores = scores
         progress.best_iteration = progress.iteration
-        session.best = {name: value.clone() for name, value in session.trainer.network.state_dict().items()}
+        session.best = session.trainer.deployed()
     declined = bool(difference.mean() < -DECLINE * error and difference.mean() < 0)
     progress.declines = progress.declines + 1 if declined else 0
     progress.stopped = progress.declines >= 2

@@ -18,7 +18,7 @@ from rectiflow_robotics.chain import Path
 from rectiflow_robotics.chunks import Transition
 from rectiflow_robotics.experience import as_observation
 from rectiflow_robotics.replay import ReplayBuffer, Stored
-from rectiflow_robotics.trainers import Features, domain_of, trainable
+from rectiflow_robotics.trainers import Features, copies, domain_of, trainable
 from rectiflow_robotics.workers import environments_of
 
 CRITICS = 2
@@ -161,6 +161,10 @@ class FQL:
             "distance": float(distance.detach()),
             "value": float(values.detach().mean()),
         }
+
+    def deployed(self) -> dict[str, Tensor]:
+        """The policy as it is."""
+        return copies(self.network)
 
     def chains(self) -> Path | None:
         """None: one step has no chain to draw."""

@@ -67,6 +67,7 @@ class PPO:
         entropy: weight of the entropy rate; above 0 it pulls sigma to its upper bound.
         anchor: weight of the chain's divergence from the clone's, in nats.
         grad_clip: greatest norm of a gradient.
+        advantage_clip: greatest advantage, in standard deviations.
 
     Raises:
         ConfigError: a number that is not allowed.
@@ -79,16 +80,19 @@ class PPO:
     entropy: float = 0.0
     anchor: float = 0.0
     grad_clip: float = 1.0
+    advantage_clip: float = 2.0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.minibatch < 1:
             raise ConfigError(
                 f"ppo.epochs={self.epochs}, ppo.minibatch={self.minibatch}: both must be integers of at least 1"
             )
-        if not (self.target_kl > 0 and self.grad_clip > 0 and self.anchor >= 0):
+        positive = min(self.target_kl, self.grad_clip, self.advantage_clip)
+        if not (positive > 0 and self.anchor >= 0):
             raise ConfigError(
-                f"ppo.target_kl={self.target_kl:g}, ppo.grad_clip={self.grad_clip:g}, ppo.anchor={self.anchor:g}: "
-                "the first two must be above 0, the anchor at least 0"
+                f"ppo.target_kl={self.target_kl:g}, ppo.grad_clip={self.grad_clip:g}, "
+                f"ppo.advantage_clip={self.advantage_clip:g}, ppo.anchor={self.anchor:g}: "
+                "the first three must be above 0, the anchor at least 0"
             )
 
 
@@ -135,7 +139,7 @@ def update(
     with torch.no_grad():
         replayed = learner.chain.replay(experience.path.states[chosen], experience.observations[chosen])
     error = require_ratio_one(experience.path.rows(chosen), replayed)
-    advantages = normalised(experience.advantages)
+    advantages = normalised(experience.advantages, options.advantage_clip)
     acting = train_actor and advantages is not None
     steps = 0
     for _ in range(options.epochs):

@@ -27,7 +27,7 @@ from rectiflow_robotics.workers import environments_of
 
 
 class Trainer(Protocol):
-    """An algorithm: `network` is the policy as it would be deployed, `iterate` one iteration, the rest what a resume needs.
+    """An algorithm: `network` is the policy that learns, `deployed` what is made of it, the rest what a resume needs.
 
     `chains` is called after an iteration for a few noisy denoisings to draw, or None where there are none.
     """
@@ -36,6 +36,10 @@ class Trainer(Protocol):
 
     def iterate(self, iteration: int, *, restart: bool) -> dict[str, float]:
         """Act, learn and tell; `restart` begins new episodes first. "steps" are the environment steps taken."""
+        ...
+
+    def deployed(self) -> dict[str, Tensor]:
+        """The weights that would act from now on; copies."""
         ...
 
     def chains(self) -> Path | None:
@@ -107,6 +111,7 @@ class PolicyGradient:
             limit=config.limit,
         )
         self.observation = self.environments.reset(0)
+        self.average = copies(self.network)
         self._drawn: Path | None = None
 
     def _learner(self, features: Features, clone: PolicyNetwork, generator: torch.Generator) -> Learner:
@@ -142,8 +147,14 @@ class PolicyGradient:
         experience = value(rollout, self.learner.critic, self.credit, self.scale)
         acting = iteration >= int(config.warm_up)
         figures = update(self.learner, experience, self.objective, self.options, generator, train_actor=acting)
+        for name, tensor in self.network.state_dict().items():
+            self.average[name].lerp_(tensor, 1 - float(config.average))
         self._drawn = rollout.path.rows(torch.arange(min(64, len(rollout.path.states))))
         return {**_figures(rollout), **figures, "broken": float(self.environments.broken)}
+
+    def deployed(self) -> dict[str, Tensor]:
+        """The mean of the policy over the last iterations."""
+        return {name: tensor.clone() for name, tensor in self.average.items()}
 
     def chains(self) -> Path | None:
         """The first denoisings of the last iteration."""
@@ -157,6 +168,7 @@ class PolicyGradient:
         """Noise, critic, optimisers, scale of rewards; episodes begin anew, so environments have no state to keep."""
         learner = self.learner
         return {
+            "average": self.average,
             "noise": self.noise.state_dict(),
             "critic": learner.critic.state_dict(),
             "actor_optimizer": learner.actor_optimizer.state_dict(),
@@ -168,12 +180,18 @@ class PolicyGradient:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         learner = self.learner
+        self.average = state["average"]
         self.noise.load_state_dict(state["noise"])
         learner.critic.load_state_dict(state["critic"])
         learner.actor_optimizer.load_state_dict(state["actor_optimizer"])
         learner.critic_optimizer.load_state_dict(state["critic_optimizer"])
         self.scale.load_state_dict(state["scale"])
         learner.skips = int(state["skips"])
+
+
+def copies(network: nn.Module) -> dict[str, Tensor]:
+    """A network's weights, apart from it."""
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
 def trainable(trained: Trained) -> tuple[PolicyNetwork, Flow]:
