@@ -1,0 +1,139 @@
+"""Policies of several tasks before and after fine-tuning on the sparse reward (locomotion: the return), as one table.
+
+    python benchmarks/robotics_table.py [rows=push-k1,peg-k4,…] [seeds=0,1,2] [steps=500000] [out=runs] [key=value …]
+
+Each row clones its demonstrations, for a few-step policy trains the student, fine-tunes it, and is written at once to
+benchmarks/robotics/results/<row>-seed<seed>.json; a stopped run is continued by the same command, and a row whose json is
+there is not run again. Further settings are those of `rectiflow finetune robotics`. The seed is that of cloning and fine-tuning;
+demonstrations are the same for all. `table` alone prints what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rectiflow.cli import main as rectiflow
+from rectiflow.records import machine_info, read_metrics, write_atomically
+from rectiflow.runs import read_config
+
+RESULTS = Path(__file__).parent / "robotics" / "results"
+OWN = ("rows", "seeds", "steps", "out")
+CHUNK = 4
+SEARCH = ["envs=32", "chunks=50"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A task, how little of it is cloned, the kind of policy, and its denoising steps."""
+
+    task: str
+    episodes: int
+    cloning: int
+    k: int
+    policy: str = "rectified"
+
+
+ROWS = {
+    "point-k1": Row("point-reach", 20, 1000, 1),
+    "point-k4": Row("point-reach", 10, 600, 4),
+    "point-shortcut-k1": Row("point-reach", 20, 1000, 1, "shortcut"),
+    "point-meanflow-k1": Row("point-reach", 20, 1000, 1, "mean_flow"),
+    "push-k1": Row("push-v3", 10, 350, 1),
+    "push-k4": Row("push-v3", 2, 1000, 4),
+    "push-shortcut-k1": Row("push-v3", 5, 1000, 1, "shortcut"),
+    "push-meanflow-k1": Row("push-v3", 5, 1000, 1, "mean_flow"),
+    "pick-place-k1": Row("pick-place-v3", 10, 350, 1),
+    "pick-place-k4": Row("pick-place-v3", 5, 500, 4),
+    "peg-k1": Row("peg-insert-side-v3", 5, 1000, 1),
+    "peg-k4": Row("peg-insert-side-v3", 5, 1000, 4),
+    "door-k1": Row("door-open-v3", 5, 500, 1),
+    "door-k4": Row("door-open-v3", 5, 500, 4),
+    "hopper-k4": Row("Hopper-v5", 100, 2000, 4),
+    "halfcheetah-k4": Row("HalfCheetah-v5", 50, 2000, 4),
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Run the rows that are asked for and print the table of all that are there."""
+    given = dict(text.split("=", 1) for text in arguments if text != "table")
+    names = [] if arguments == ["table"] else given.get("rows", "push-k1").split(",")
+    settings = [f"{key}={value}" for key, value in given.items() if key not in OWN]
+    for name in names:
+        for seed in given.get("seeds", "0").split(","):
+            path = RESULTS / f"{name}-seed{seed}.json"
+            if not path.exists():
+                found = measure(name, int(seed), int(given.get("steps", 500_000)), given.get("out", "runs"), settings)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, json.dumps(found, indent=1) + "\n")
+    print(table())
+
+
+def measure(name: str, seed: int, steps: int, out: str, settings: list[str]) -> dict[str, Any]:
+    """Clone, distil where the row says so, fine-tune; figures and what made them."""
+    row, place = ROWS[name], f"table/{name}-seed{seed}"
+    recipe = "point_reach" if row.task == "point-reach" else "push"
+    policy = f"{place}/cloned"
+    call(
+        "train",
+        *(f"recipe={recipe}", f"out={out}", f"name={policy}", f"seed={seed}", f"data.env={row.task}"),
+        *(f"data.episodes={row.episodes}", f"training.steps={row.cloning}", "training.tensorboard=false"),
+    )
+    if row.policy != "rectified":
+        policy = f"{place}/student"
+        call(
+            "distill",
+            *(f"run={out}/robotics/{place}/cloned", f"out={out}", f"name={policy}", f"method={row.policy}"),
+            "training.tensorboard=false",
+        )
+    envs, chunks = (int(text.split("=")[1]) for text in SEARCH)
+    iterations = max(1, round(steps / (envs * chunks * CHUNK)))
+    call(
+        "finetune",
+        *(f"run={out}/robotics/{policy}", f"out={out}", f"name={place}/finetuned", f"k={row.k}", f"seed={seed}"),
+        *(*SEARCH, f"iterations={iterations}", *settings),
+    )
+    folder = Path(out, "robotics", place, "finetuned")
+    return {
+        "row": name,
+        **row.__dict__,
+        "seed": seed,
+        "figures": read_metrics(folder),
+        "settings": json.loads(json.dumps(dict(read_config(folder).finetune), default=dict)),
+        "machine": machine_info(),
+    }
+
+
+def call(verb: str, *arguments: str) -> None:
+    """A verb of the command line; its message is on stderr already where it fails."""
+    code = rectiflow([verb, "robotics", *arguments])
+    if code:
+        raise SystemExit(code)
+
+
+def table() -> str:
+    """What was measured, in Markdown; the change is in points of success, or per cent of the return."""
+    lines = [
+        "| task | policy | K | seed | before | after | change | environment steps | minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(RESULTS.glob("*.json")):
+        found = json.loads(path.read_text())
+        figures = found["figures"]
+        name = "success" if "success.before" in figures else "return"
+        before, after = figures[f"{name}.before"], figures[f"{name}.after"]
+        change = (
+            f"{100 * (after - before):+.0f} points" if name == "success" else f"{100 * (after / before - 1):+.0f} %"
+        )
+        lines.append(
+            f"| {found['task']} | {found.get('policy', 'rectified')} | {found['settings']['k']} | {found['settings']['seed']} | "
+            f"{before:.3g} | {after:.3g} | {change} | {figures['env_steps']:.0f} | {figures['train_seconds'] / 60:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
