@@ -227,6 +227,9 @@ def test_the_verb_writes_rows_and_settings(
         ["structure=x"],
         ["structures=x", "command='{fasta}{out}'", "folder=x"],
         [f"structures={folder}", "count=many"],
+        [f"structures={folder}", "count=0"],
+        [f"structures={folder}", "temperature=0"],
+        [f"structures={folder}", f"out={folder / 'a.pdb' / 'x.json'}", "count=1"],
         [f"structures={tmp_path / 'no'}"],
     ):
         assert main(["designability", "proteins", *mistake]) != 0

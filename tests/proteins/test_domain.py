@@ -98,6 +98,14 @@ def test_mistakes_get_one_line(
     assert len(error.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(("verb", "key"), [("scaffold", "residues"), ("designability", "temperature")])
+def test_verbs_of_proteins_print_their_settings(verb: str, key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "proteins", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert f"rectiflow {verb} proteins" in printed
+    assert f"{key}=" in printed or f"{key}:" in printed
+
+
 def test_conditions_are_padded_to_the_longest_chain_and_pairs_fit() -> None:
     proteins = domain("data.shortest=24", "data.longest=30")
     cond = proteins.conditions(5, torch.Generator().manual_seed(0))

@@ -17,7 +17,7 @@ from rectiflow.schedules import scheduled
 from rectiflow.spaces.so3 import SO3
 from rectiflow_proteins.flow import FrameNoise, backbone_flow, backbone_space, settled
 from rectiflow_proteins.frames import atoms_from_frames, frames_from_atoms
-from rectiflow_proteins.losses import link_loss
+from rectiflow_proteins.losses import clash_loss, link_loss
 from rectiflow_proteins.torsions import atoms_from_torsions
 
 
@@ -157,6 +157,27 @@ def test_the_link_loss_counts_late_faults_in_nanometres() -> None:
     step = (pulled[0, 4] - pulled[0, 3]).norm() / 10 - 0.38
     shares = [math.cos(math.radians(angle)) ** 2 for angle in (116.6, 121.7)]
     squares = 0.06**2 * (1 + sum(shares)) + step**2
-    expected = squares * (1 / 8 + 1 / 5) / 2 / 0.3**2
+    expected = 4 * squares * (1 / 8 + 1 / 5) / 2 / 0.3**2
     torch.testing.assert_close(link_loss(broken, late, mask), expected, rtol=5e-3, atol=1e-5)
     assert link_loss(broken, early, mask) == 0
+
+
+def test_the_clash_loss_counts_late_overlaps_of_residues_that_are_no_neighbours() -> None:
+    line = torch.zeros(3, 8, 3, dtype=torch.float64)
+    line[..., 0] = 5 * torch.arange(8)
+    mask = torch.arange(8).expand(3, 8) < torch.tensor([[8], [6], [8]])
+    line[0, 6] = line[0, 2] + torch.tensor([0.0, 3.0, 0.0])  # 0.7 A too close
+    line[1, 7] = line[1, 2]  # padding
+    line[2, 4] = line[2, 2] + torch.tensor([0.0, 1.0, 0.0])  # neighbours but one
+    line.requires_grad_()
+    estimate = {"translations": line, "rotations": torch.zeros(3, 8, 4, dtype=torch.float64)}
+    late, early = torch.full((3,), 0.95, dtype=torch.float64), torch.full((3,), 0.5, dtype=torch.float64)
+    loss = clash_loss(estimate, late, mask)
+    torch.testing.assert_close(float(loss.detach()), 4 * 0.07**2 / 8 / 0.1**2 / 3, rtol=1e-6, atol=0)
+    assert clash_loss(estimate, early, mask) == 0
+    # Downhill is apart, and residues in one place have a finite gradient.
+    (slope,) = torch.autograd.grad(loss, line)
+    assert slope[0, 6, 1] < 0 < slope[0, 2, 1]
+    together = torch.zeros(1, 8, 3, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(clash_loss({"translations": together}, late[:1], mask[:1]), together)
+    assert bool(slope.isfinite().all())

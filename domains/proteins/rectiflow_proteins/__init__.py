@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rectiflow.domain import DomainSpec
-from rectiflow_proteins.settings import DATA, MODELS, BackboneConditions
+from rectiflow.domain import DomainSpec, Verb
+from rectiflow_proteins.settings import DATA, MODELS, BackboneConditions, DesignabilitySettings, ScaffoldSettings
 
 SPEC = DomainSpec(
     name="proteins",
@@ -15,6 +15,9 @@ SPEC = DomainSpec(
     conditions=BackboneConditions,
     datasets={"chains": "backbones of real protein chains, 40 to 300 residues (97 MB of packages)"},
     fetcher="rectiflow_proteins.fetching:fetch",
-    verbs={"designability": "rectiflow_proteins.designability:run", "scaffold": "rectiflow_proteins.scaffold:main"},
+    verbs={
+        "designability": Verb("rectiflow_proteins.designability:run", DesignabilitySettings),
+        "scaffold": Verb("rectiflow_proteins.scaffold:run", ScaffoldSettings),
+    },
     requires={"biotite": "proteins", "gemmi": "proteins"},
 )

