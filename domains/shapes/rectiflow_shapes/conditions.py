@@ -29,25 +29,9 @@ def words(caption: str) -> Tensor:
     return torch.tensor(numbers + [0] * (LONGEST_CAPTION - len(numbers)))
 
 
-def attribute_rows(
-    attributes: Sequence[Mapping[str, float]], names: Sequence[str], ranges: Mapping[str, tuple[float, float]]
-) -> Tensor:
-    """(N, A) attributes by name, their range mapped to [0, 1]; `FREE` where a shape lacks one."""
-    rows = torch.full((len(attributes), len(names)), FREE)
-    for row, values in zip(rows, attributes, strict=True):
-        for name, value in values.items():
-            low, high = ranges[name]
-            row[names.index(name)] = (value - low) / (high - low) if high > low else 0.5
-    return rows
-
-
-def attribute_ranges(attributes: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
-    """Smallest and largest value of every attribute, in alphabetical order of names."""
-    found: dict[str, list[float]] = {}
-    for values in attributes:
-        for name, value in values.items():
-            found.setdefault(name, []).append(float(value))
-    return {name: (min(values), max(values)) for name, values in sorted(found.items())}
+def attribute_rows(units: Sequence[Mapping[str, float]], names: Sequence[str]) -> Tensor:
+    """(N, A) attributes in [0, 1] by name; `FREE` where a shape lacks one."""
+    return torch.tensor([[float(values.get(name, FREE)) for name in names] for values in units]).reshape(-1, len(names))
 
 
 def kind_index(kind: Any, kinds: Sequence[str]) -> int:

@@ -179,4 +179,4 @@ def _joined(x: State, columns: Mapping[str, int]) -> Tensor:
 def _split(x: Tensor, like: State, columns: Mapping[str, int]) -> State:
     if not isinstance(like, dict):
         return x
-    return dict(zip(columns, x.split(list(columns.values()), -1), strict=True))
+    return dict(zip(columns, torch.split(x, list(columns.values()), -1), strict=True))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
-
 from rectiflow.training.options import TrainingOptions
 
 
@@ -22,7 +20,6 @@ class SolidsSettings:
     count: int = 2000
     held: int = 256
     seed: int = 0
-    representation: Any = MISSING
 
 
 @dataclass
@@ -39,6 +36,16 @@ class LatentGridSettings:
     training: TrainingOptions = field(
         default_factory=lambda: TrainingOptions(steps=1500, batch=32, learning_rate=2e-3, ema=0.995)
     )
+
+
+@dataclass
+class PrincipalGridSettings:
+    """A truncated distance grid of 32^3 by its first principal components, in tokens of `columns`; for small families."""
+
+    _target_: str = "rectiflow_shapes.principal_grid.PrincipalGrid"
+    components: int = 256
+    columns: int = 16
+    whitening: float = 0.5
 
 
 @dataclass
@@ -76,5 +83,5 @@ class ShapeConditions:
 
 
 DATA: dict[str, type] = {"solids": SolidsSettings}
-REPRESENTATIONS: dict[str, type] = {"latent_grid": LatentGridSettings}
+REPRESENTATIONS: dict[str, type] = {"principal_grid": PrincipalGridSettings, "latent_grid": LatentGridSettings}
 MODELS: dict[str, type] = {"transformer": TransformerSettings, "paper": PaperSettings}
