@@ -21,7 +21,10 @@ FIRST_MASK = 0.5
 
 
 class Block(nn.Module):
-    """A 3x3 and a 1x1 convolution around a residual connection, steered by the condition; starts as identity.
+    """A 3x3 and a 1x1 convolution around a residual connection, steered by the condition.
+
+    It does not start as identity, as such blocks often do: while both the blocks and the network's output are at zero, half of
+    the mixture for every query is a saddle that training does not leave.
 
     Maps x (B, width, H, W) and a condition (B, D) to x's shape.
     """
@@ -31,7 +34,7 @@ class Block(nn.Module):
         self.norm = _group_norm(width)
         self.modulation = linear(condition, 2 * width, generator=generator)
         self.mix = convolution(width, width, 3, generator=generator)
-        self.output = convolution(width, width, 1, generator=generator, zero=True)
+        self.output = convolution(width, width, 1, generator=generator)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """The block's output."""
@@ -164,7 +167,7 @@ class SpectralUNet(nn.Module):
         asked = self.query(query * query.shape[-1] ** 0.5)
         condition = F.silu(self.time(t, until=until) + asked)
         heard = mixture[:, 0]
-        features = torch.cat([x.flatten(1, 2), heard, torch.linalg.vector_norm(heard, dim=1, keepdim=True)], dim=1)
+        features = torch.cat([x.flatten(1, 2), heard, heard.square().sum(1, keepdim=True).sqrt()], dim=1)
         step = self.patch[1] * 2 ** (len(self.down) - 1)
         hidden = self.trunk(F.pad(features, (0, -frames % step)), condition)
         mask, gate, rest = torch.split(hidden[..., :frames], [2 * self.stems, self.stems, 2 * self.stems], dim=1)
