@@ -188,9 +188,10 @@ class SchroedingerBridgeSettings:
 
 @dataclass
 class RowPermutationSettings:
-    """Rows of each noise set matched to the rows of its data set."""
+    """Rows of each noise set matched to the rows of its data set, by the component `by` where there are several."""
 
     _target_: str = "rectiflow.couplings.RowPermutation"
+    by: str | None = None
 
 
 CORE_GROUPS: dict[str, dict[str, type]] = {

@@ -12,6 +12,7 @@ from rectiflow.batch import Cond, Mask, State, batch_size, device_of, map_state,
 from rectiflow.couplings.costs import flat_space, squared_distances
 from rectiflow.couplings.coupling import Coupled, Coupling
 from rectiflow.errors import ConfigError, NonFiniteError
+from rectiflow.spaces.product import Product
 from rectiflow.spaces.space import Space
 
 
@@ -23,20 +24,27 @@ class RowPermutation(Coupling):
     together. The rows of x0 must be exchangeable, as independent noise is: only then does the reordered source keep the
     prior's law as a set. x1, its conditions and its mask stay as they are. Of a masked sample the valid rows alone take
     part, and x0 keeps its rows where x1 is padding.
+
+    Args:
+        by: the component of dicts whose rows are to be near, such as positions; the others move with it. None: all of them.
     """
 
+    by: str | None = None
     independent = False
 
     def permutation(self, x0: State, x1: State, *, mask: Mask = None, space: Space | None = None) -> Tensor:
         """(B, N): row n of sample b of x1 goes with row permutation[b, n] of that sample of x0.
 
         Raises:
-            ConfigError: shapes differ, states are no sets, or the mask is not (B, N).
+            ConfigError: shapes differ, states are no sets, the mask is not (B, N), or there is no component `by`.
             NonFiniteError: a state holds NaN or infinity where it is valid.
         """
         if shape_of(x0) != shape_of(x1):
             raise ConfigError(f"x0 and x1 have rows of shapes {shape_of(x0)} and {shape_of(x1)}; they must agree")
         size, count = _set_shape(x1)
+        if self.by is not None:
+            x0, x1 = (self._deciding(state) for state in (x0, x1))
+            space = space.components[self.by] if isinstance(space, Product) else None
         if isinstance(mask, dict):
             raise ConfigError("a row permutation needs one mask for whole rows, not one a component")
         if mask is not None and mask.shape != (size, count):
@@ -74,12 +82,18 @@ class RowPermutation(Coupling):
         """x0 with its rows reordered inside each sample, beside x1 and cond as they are; nothing is drawn.
 
         Raises:
-            ConfigError: shapes differ, states are no sets, or the mask is not (B, N).
+            ConfigError: shapes differ, states are no sets, the mask is not (B, N), or there is no component `by`.
             NonFiniteError: a state holds NaN or infinity where it is valid.
         """
         permutation = self.permutation(x0, x1, mask=mask, space=space)
         samples = torch.arange(batch_size(x1), device=permutation.device)
         return Coupled(map_state(lambda part: part[samples[:, None], permutation], x0), x1, cond, samples)
+
+    def _deciding(self, state: State) -> Tensor:
+        if not isinstance(state, dict) or self.by not in state:
+            held = f"components {sorted(state)}" if isinstance(state, dict) else "no components"
+            raise ConfigError(f"rows are to be matched by {self.by!r}; the state has {held}: name one of them, or None")
+        return state[self.by]
 
 
 def _set_shape(state: State) -> tuple[int, int]:

@@ -12,6 +12,9 @@ from torch import Tensor
 from rectiflow.couplings import RowPermutation
 from rectiflow.errors import ConfigError, NonFiniteError
 from rectiflow.flow import Flow
+from rectiflow.spaces.euclidean import Euclidean
+from rectiflow.spaces.product import Product
+from rectiflow.spaces.torus import Torus
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -71,6 +74,22 @@ def test_components_of_a_row_move_together() -> None:
     whole = RowPermutation()(x0, x1)
     split = RowPermutation()({"a": x0[..., :1], "b": x0[..., 1:]}, {"a": x1[..., :1], "b": x1[..., 1:]})
     assert torch.equal(torch.cat([split.x0["a"], split.x0["b"]], -1), whole.x0)
+
+
+def test_one_component_may_decide_for_the_others() -> None:
+    x0, x1 = sets()
+    far = 100 * torch.randn(6, 5, 4, generator=seeded(1))
+    source, data = {"places": x0, "rest": far}, {"places": x1, "rest": far.flip(1)}
+    coupled = RowPermutation(by="places")(source, data).x0
+    assert torch.equal(coupled["places"], RowPermutation()(x0, x1).x0)
+    order = RowPermutation().permutation(x0, x1)
+    assert torch.equal(coupled["rest"], far[torch.arange(6)[:, None], order])
+    space = Product(places=Torus(2.0), rest=Euclidean())
+    on_torus = RowPermutation(by="places")(source, data, space=space).x0
+    assert torch.equal(on_torus["places"], RowPermutation()(x0, x1, space=Torus(2.0)).x0)
+    for state in (x0, {"rest": far}):
+        with pytest.raises(ConfigError, match="'places'"):
+            RowPermutation(by="places")(state, state)
 
 
 def test_a_flow_draws_paths_between_matched_rows() -> None:
