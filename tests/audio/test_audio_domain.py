@@ -135,9 +135,13 @@ def test_files_pictures_and_pages(tmp_path: Path) -> None:
     assert page.count("<audio") == 4 * count
 
 
-@pytest.mark.parametrize("source", ["mixture", "noise", "regression"])
-def test_every_start_trains_and_extracts(source: str) -> None:
-    domain = audio(f"source={source}")
+@pytest.mark.parametrize(
+    ("source", "model"), [("mixture", "tiny"), ("noise", "tiny"), ("regression", "tiny"), ("regression", "conv_tasnet")]
+)
+def test_every_start_and_model_trains_and_extracts(source: str, model: str) -> None:
+    widths = "model.layers=2" if model == "conv_tasnet" else "model.widths=[16,32]"
+    domain = build(SPEC, compose_training(SPEC, [*SMALL[2:], f"source={source}", f"model={model}", widths]))
+    assert isinstance(domain, Audio)
     network = new_network(domain, 0)
     batch = domain.dataset("train").__getitems__([0, 1])
     task = FlowTask(domain, network, FlowMatching(condition_drop=0.1), domain.config.sampling)

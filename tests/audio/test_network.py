@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rectiflow.errors import ConfigError
 from rectiflow_audio.network import FIRST_MASK, SpectralUNet
+from rectiflow_audio.representation import Spectra
 
 
 def inputs(frames: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -22,7 +23,7 @@ def inputs(frames: int, generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def tiny(generator: torch.Generator, **options: Any) -> SpectralUNet:
-    return SpectralUNet(2, 256, 12, (8, 4), (16, 32), generator=generator, **options)
+    return SpectralUNet(2, Spectra(), 12, (8, 4), (16, 32), generator=generator, **options)
 
 
 def woken(network: SpectralUNet, generator: torch.Generator) -> SpectralUNet:
@@ -76,6 +77,6 @@ def test_averages_start_from_the_same_weights(generator: torch.Generator) -> Non
 
 def test_sizes_that_do_not_fit(generator: torch.Generator) -> None:
     with pytest.raises(ConfigError, match="multiple of 24"):
-        SpectralUNet(2, 256, 12, (3, 4), (16, 32, 32, 32), generator=generator)
+        SpectralUNet(2, Spectra(), 12, (3, 4), (16, 32, 32, 32), generator=generator)
     with pytest.raises(ConfigError, match="heads"):
         tiny(generator, heads=5)

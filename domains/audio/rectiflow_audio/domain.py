@@ -90,7 +90,7 @@ class Audio(Domain):
         network: nn.Module = self.create(
             self.config.model,
             stems=self.stems,
-            bins=self.spectra.bins,
+            spectra=self.spectra,
             query_width=self.text.dim,
             generator=generator,
         )

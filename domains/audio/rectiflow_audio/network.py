@@ -15,6 +15,7 @@ from rectiflow.nn.embeddings import ConditionEmbedding, grid_coordinates
 from rectiflow.nn.layers import convolution, linear
 from rectiflow.nn.rotary import rotary_table
 from rectiflow.nn.transformer import Attention
+from rectiflow_audio.representation import Spectra
 
 FIRST_MASK = 0.5
 """Mask that an untrained network puts on the mixture for every stem."""
@@ -86,7 +87,7 @@ class SpectralUNet(nn.Module):
 
     Args:
         stems: K.
-        bins: frequencies F.
+        spectra: of the stems.
         query_width: D of the queries.
         patch: frequencies and frames a patch.
         widths: channels of each level.
@@ -102,7 +103,7 @@ class SpectralUNet(nn.Module):
     def __init__(
         self,
         stems: int,
-        bins: int,
+        spectra: Spectra,
         query_width: int,
         patch: Sequence[int] = (4, 2),
         widths: Sequence[int] = (48, 96, 160, 224),
@@ -115,6 +116,7 @@ class SpectralUNet(nn.Module):
         super().__init__()
         self.patch = (int(patch[0]), int(patch[1]))
         self.stems = stems
+        bins = spectra.bins
         coarsest = self.patch[0] * 2 ** (len(widths) - 1)
         if bins % coarsest:
             raise ConfigError(

@@ -64,6 +64,18 @@ class TinySettings(UNetSettings):
 
 
 @dataclass
+class ConvTasNetSettings:
+    """Conv-TasNet on the waveform, a baseline; with source=regression."""
+
+    _target_: str = "rectiflow_audio.baselines.QueriedConvTasNet"
+    features: int = 256
+    kernel: int = 32
+    hidden: int = 128
+    layers: int = 6
+    stacks: int = 2
+
+
+@dataclass
 class MixtureStartSettings:
     """Start from the mixture, with noise of standard deviation `sigma` where spectra have about 0.5."""
 
@@ -129,7 +141,7 @@ class QuerySettings:
 
 
 DATA: dict[str, type] = {"synthetic": SyntheticSettings, "library": LibrarySettings}
-MODELS: dict[str, type] = {"small": UNetSettings, "tiny": TinySettings}
+MODELS: dict[str, type] = {"small": UNetSettings, "tiny": TinySettings, "conv_tasnet": ConvTasNetSettings}
 SOURCES: dict[str, type] = {
     "mixture": MixtureStartSettings,
     "noise": NoiseStartSettings,

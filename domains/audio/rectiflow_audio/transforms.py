@@ -1,10 +1,10 @@
-"""All that is used of torchaudio: resampling in memory, the mel filter bank, and the plain spectrogram."""
+"""All that is used of torchaudio: resampling in memory, the mel filter bank, the plain spectrogram, and Conv-TasNet."""
 
 from __future__ import annotations
 
 import torch
 import torchaudio
-from torch import Tensor
+from torch import Tensor, nn
 
 # Wider and steeper than torchaudio's default: what lies between 7.6 and 8 kHz is lost at 16 kHz, and nothing is folded.
 LOWPASS_WIDTH = 24
@@ -37,3 +37,19 @@ def power_spectrogram(wave: Tensor, size: int, hop: int) -> Tensor:
         wave, 0, window, size, hop, size, power=2.0, normalized=False, center=True, pad_mode="constant"
     )
     return power * (2 / window.sum()).square()
+
+
+def conv_tasnet(
+    stems: int, features: int, kernel: int, hidden: int, layers: int, stacks: int
+) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Encoder, mask network and decoder of a Conv-TasNet, their weights from torch's global generator."""
+    whole = torchaudio.models.ConvTasNet(
+        num_sources=stems,
+        enc_kernel_size=kernel,
+        enc_num_feats=features,
+        msk_num_feats=hidden // 2,
+        msk_num_hidden_feats=hidden,
+        msk_num_layers=layers,
+        msk_num_stacks=stacks,
+    )
+    return whole.encoder, whole.mask_generator, whole.decoder
