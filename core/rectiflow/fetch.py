@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
+from urllib.parse import quote
 
 from rectiflow.cache import cache_folder
 from rectiflow.errors import DataError, MissingDependency, StorageError
@@ -41,6 +42,7 @@ class Package:
     largest: bytes that the wanted files may have together.
     source: take the source archive of a Python package, not its wheel (pip runs its build script to learn its metadata).
     options: what pip is told about the wheel, for example ("--python-version", "3.12").
+    any_version: where apt has only another version left, take that one; apt has checked its signature.
     """
 
     registry: Literal["npm", "apt", "pip"]
@@ -54,6 +56,7 @@ class Package:
     largest: int = 2 << 30
     source: bool = False
     options: tuple[str, ...] = ()
+    any_version: bool = False
 
     @property
     def suffix(self) -> str:
@@ -77,7 +80,7 @@ def fetch_package(package: Package) -> Path:
             archive = _download(package, Path(download))
             say(f"checking and opening {archive.name} ({archive.stat().st_size / 1e6:.1f} MB)")
             digest = sha256_of(archive)
-            if digest != package.sha256 and not (package.registry == "apt" and package.files):
+            if digest != package.sha256 and not _may_differ(package, archive.name):
                 raise DataError(
                     f"{package.name} {package.version}: sha256 is {digest}, not the pinned {package.sha256}; "
                     "nothing was kept: fetch again, and if it stays so do not trust this package"
@@ -146,8 +149,8 @@ def _download(package: Package, folder: Path) -> Path:
     elif package.registry == "apt":
         client = _client("apt-get", "apt (Debian and its kin)")
         finished = _run(package, [client, "download", exact], folder)
-        if finished.returncode and package.files:
-            say(f"{exact} cannot be had: taking the version that apt offers and checking its files")
+        if finished.returncode and (package.files or package.any_version):
+            say(f"{exact} cannot be had: taking the version that apt offers")
             finished = _run(package, [client, "download", package.name], folder)
     else:
         if importlib.util.find_spec("pip") is None:
@@ -162,6 +165,14 @@ def _download(package: Package, folder: Path) -> Path:
             f"{' and fresh package lists (apt-get update)' if package.registry == 'apt' else ''}: check both, try again"
         )
     return archives[0]
+
+
+def _may_differ(package: Package, archive: str) -> bool:
+    """Whether an archive with another hash will do: its files are pinned one by one, or it is another version."""
+    other = (
+        f"_{quote(package.version, safe='+~').lower()}_" not in archive.lower()
+    )  # apt writes the colon of an epoch as %3a
+    return package.registry == "apt" and (bool(package.files) or (package.any_version and other))
 
 
 def _client(command: str, provider: str) -> str:

@@ -197,6 +197,15 @@ class TestApt:
         folder = fetch_package(pinned(deb, **gone, files=vouched))
         assert json.loads((folder / "manifest.json").read_text())["archive"] == "data_2_all.deb"
 
+    def test_any_other_version_is_taken_where_the_package_allows_it(self, deb: Path, clients: Path) -> None:
+        client(clients, "apt-get", f"if '=' in arguments[1]: sys.exit('E: Version not found')\n{delivering(deb)}")
+        loose = {"registry": "apt", "name": "data", "sha256": "0" * 64, "any_version": True}
+        folder = fetch_package(pinned(deb, **loose, version="1"))
+        assert (folder / "usr/share/data.txt").read_bytes() == b"alpha"
+        client(clients, "apt-get", delivering(deb))
+        with pytest.raises(DataError, match="not the pinned"):  # this version, and yet another archive
+            fetch_package(pinned(deb, **loose, version="2"))
+
 
 class TestPip:
     def wheel(self, tmp_path: Path, link: bool = False) -> Path:
