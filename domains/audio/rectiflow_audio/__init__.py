@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rectiflow.domain import DomainSpec
+from rectiflow.domain import DomainSpec, Verb
+from rectiflow_audio.separate_settings import SeparateSettings
 from rectiflow_audio.settings import DATA, MODELS, OBJECTIVES, SOURCES, SPECTRA, QuerySettings
 
 SPEC = DomainSpec(
@@ -17,5 +18,6 @@ SPEC = DomainSpec(
         "minilm": "text encoder all-MiniLM-L6-v2, 91 MB (Apache-2.0)",
     },
     fetcher="rectiflow_audio.fetching:fetch",
+    verbs={"separate": Verb("rectiflow_audio.separate:run", SeparateSettings, bare="mix")},
     requires={"torchaudio": "audio", "soundfile": "audio", "tokenizers": "audio"},
 )
