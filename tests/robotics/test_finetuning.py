@@ -22,7 +22,7 @@ from rectiflow_robotics.curves import draw_comparison
 from rectiflow_robotics.finetune_settings import FinetuneSettings
 from rectiflow_robotics.finetuning import Progress, Session, judge
 from rectiflow_robotics.finetuning import run as finetune
-from rectiflow_robotics.ppo import clipped_surrogate
+from rectiflow_robotics.ppo import PPO, clipped_surrogate
 from rectiflow_robotics.replay import ReplayBuffer, Stored
 from rectiflow_robotics.trainers import PolicyGradient, domain_of
 
@@ -230,7 +230,7 @@ def test_the_best_policy_is_kept_and_decline_beyond_chance_stops() -> None:
     [
         ("algorithm=sac", "algorithm=sac is unknown; allowed: reinflow, dppo, fql"),
         ("reinflow.reduction=median", "reduction='median' is unknown; allowed: sum, mean"),
-        ("noise.low=0.5", "noise bounds are 0.5 and 0.4"),
+        ("noise.low=0.5", "noise bounds are 0.5 and 0.3"),
         ("k=0", "k=0 is not allowed"),
         ("restart_every=3", "is no multiple of restart_every=3"),
         ("ppo.target_kl=0", "ppo.target_kl=0"),
@@ -277,6 +277,12 @@ def test_clip_acts_where_it_is_told_to() -> None:
     assert float(found.loss) == pytest.approx(-(0.5 + 1.0 + 1.2 - 1.5 - 0.8) / 5)
     assert float(found.clipped) == pytest.approx(4 / 5)
     assert torch.isfinite(clipped_surrogate(torch.tensor([1e6]), torch.tensor([-1.0]), 0.2).loss)
+
+
+def test_the_trust_region_narrows_linearly() -> None:
+    options = PPO(target_kl=0.3, final_kl=0.1)
+    assert [options.at(progress).target_kl for progress in (0.0, 0.25, 1.0)] == pytest.approx([0.3, 0.25, 0.1])
+    assert options.at(0.5).epochs == options.epochs
 
 
 def test_the_buffer_holds_the_last_chunks() -> None:

@@ -49,7 +49,9 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     ]
     cloned = train.run(spec, compose_training(spec, commands[0]))
     _say(2, "fine-tune the policy by what it does in the simulator")
-    commands.append([f"run={cloned}", "k=1", f"name={config.name}/finetuned", f"out={config.out}"])
+    commands.append(
+        [f"run={cloned}", "k=1", f"name={config.name}/finetuned", f"out={config.out}", f"workers={config.workers}"]
+    )
     if config.iterations:
         commands[1].append(f"iterations={config.iterations}")
     finetuned = finetuning.run(spec, compose_verb(FinetuneSettings, {}, commands[1]))

@@ -31,7 +31,7 @@ class Credit:
     """
 
     discount: float = 0.99
-    trace: float = 0.95
+    trace: float = 0.6
 
     def __post_init__(self) -> None:
         if not (0 <= self.discount <= 1 and 0 <= self.trace <= 1):

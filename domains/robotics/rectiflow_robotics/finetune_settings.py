@@ -11,27 +11,31 @@ from omegaconf import MISSING
 class NoiseSettings:
     """Bounds of the exploration noise of each denoising step, in units of actions; `schedule` lowers the upper one late."""
 
-    low: float = 0.2
-    high: float = 0.4
+    low: float = 0.15
+    high: float = 0.3
     learnt: bool = True
-    schedule: bool = True
+    schedule: bool = False
 
 
 @dataclass
 class CreditSettings:
-    """Discount of an environment step, and lambda per chunk."""
+    """Discount of an environment step, and lambda per chunk.
+
+    A low lambda trusts the critic: with a sparse reward the noise of what comes later hides what a chunk did.
+    """
 
     discount: float = 0.99
-    trace: float = 0.95
+    trace: float = 0.6
 
 
 @dataclass
 class PPOSettings:
-    """How an update goes; `target_kl` is in nats of the true denoising chain, which one update may move."""
+    """How an update goes; it may move the true denoising chain by `target_kl` nats, `final_kl` at the end of a run."""
 
     epochs: int = 5
     minibatch: int = 320
     target_kl: float = 0.3
+    final_kl: float = 0.05
     adaptive: bool = True
     entropy: float = 0.0
     anchor: float = 0.0
@@ -95,19 +99,19 @@ class FinetuneSettings:
     algorithm: str = "reinflow"
     k: int = 1
     seed: int = 0
-    iterations: int = 60
-    envs: int = 16
-    chunks: int = 80
+    iterations: int = 150
+    envs: int = 32
+    chunks: int = 50
     workers: int = 0
     reward: str = "sparse"
     limit: int | None = None
     warm_up: int = 3
     average: float = 0.9
-    actor_rate: float = 2e-4
+    actor_rate: float = 1e-4
     critic_rate: float = 1e-3
     clamp: float | None = None
-    evaluate_every: int = 5
-    episodes: int = 50
+    evaluate_every: int = 10
+    episodes: int = 60
     final_episodes: int = 100
     restart_every: int = 1
     checkpoint_every: int = 5

@@ -7,7 +7,7 @@ that follows the divergence of the chain's law), advantages that do not vary, mi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -63,6 +63,7 @@ class PPO:
         epochs: passes over the rollout, at most.
         minibatch: chunks a step.
         target_kl: nats of the true chain that one update may move the policy; above 1.5 times that the actor stops.
+        final_kl: what `target_kl` has fallen to, linearly, at the end of a run: late updates follow noise more than signal.
         adaptive: whether the actor's learning rate follows the divergence, within 30 times its first value either way.
         entropy: weight of the entropy rate; above 0 it pulls sigma to its upper bound.
         anchor: weight of the chain's divergence from the clone's, in nats.
@@ -76,6 +77,7 @@ class PPO:
     epochs: int = 5
     minibatch: int = 320
     target_kl: float = 0.3
+    final_kl: float = 0.05
     adaptive: bool = True
     entropy: float = 0.0
     anchor: float = 0.0
@@ -87,13 +89,17 @@ class PPO:
             raise ConfigError(
                 f"ppo.epochs={self.epochs}, ppo.minibatch={self.minibatch}: both must be integers of at least 1"
             )
-        positive = min(self.target_kl, self.grad_clip, self.advantage_clip)
+        positive = min(self.target_kl, self.final_kl, self.grad_clip, self.advantage_clip)
         if not (positive > 0 and self.anchor >= 0):
             raise ConfigError(
-                f"ppo.target_kl={self.target_kl:g}, ppo.grad_clip={self.grad_clip:g}, "
+                f"ppo.target_kl={self.target_kl:g}, ppo.final_kl={self.final_kl:g}, ppo.grad_clip={self.grad_clip:g}, "
                 f"ppo.advantage_clip={self.advantage_clip:g}, ppo.anchor={self.anchor:g}: "
-                "the first three must be above 0, the anchor at least 0"
+                "the first four must be above 0, the anchor at least 0"
             )
+
+    def at(self, progress: float) -> PPO:
+        """The same at a share of the run in [0, 1], with the divergence that is due then."""
+        return replace(self, target_kl=self.target_kl + progress * (self.final_kl - self.target_kl))
 
 
 @dataclass

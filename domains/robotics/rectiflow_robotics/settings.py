@@ -103,15 +103,16 @@ class VideoSettings:
 class DemoSettings:
     """`rectiflow demo robotics`: clone a recipe's demonstrations, fine-tune the policy, film it before and after.
 
-    Cloning stops after `steps`, early, so that something is left to learn, as the published experiments do; fine-tuning goes
-    on for `iterations`, 0 for its own default.
+    Cloning stops after `steps`, early, at about a third of successes, so that something is left to learn, as the published
+    experiments do; fine-tuning goes on for `iterations`, 0 for its own default, in a simulation of `workers` processes.
     """
 
     name: str = "demo"
     out: str = "runs"
     recipe: str = ""
-    steps: int = 400
+    steps: int = 350
     iterations: int = 0
+    workers: int = 2
 
 
 DATA: dict[str, type] = {"expert": ExpertSettings, "point": PointSettings, "file": FileSettings}

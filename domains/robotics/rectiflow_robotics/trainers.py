@@ -134,8 +134,8 @@ class PolicyGradient:
     def iterate(self, iteration: int, *, restart: bool) -> dict[str, float]:
         """One rollout and one update."""
         config = self.config
+        progress = iteration / max(1, int(config.iterations) - 1)
         if config.noise.schedule:
-            progress = iteration / max(1, int(config.iterations) - 1)
             self.noise.set_bounds(*scheduled_bounds(progress, config.noise.low, config.noise.high))
         if restart:
             self.observation = self.environments.reset(stream_seed(int(config.seed), "episodes", iteration) % 2**31)
@@ -146,7 +146,8 @@ class PolicyGradient:
         )
         experience = value(rollout, self.learner.critic, self.credit, self.scale)
         acting = iteration >= int(config.warm_up)
-        figures = update(self.learner, experience, self.objective, self.options, generator, train_actor=acting)
+        options = self.options.at(progress)
+        figures = update(self.learner, experience, self.objective, options, generator, train_actor=acting)
         for name, tensor in self.network.state_dict().items():
             self.average[name].lerp_(tensor, 1 - float(config.average))
         self._drawn = rollout.path.rows(torch.arange(min(64, len(rollout.path.states))))
