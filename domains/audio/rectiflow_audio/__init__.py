@@ -16,6 +16,7 @@ SPEC = DomainSpec(
     conditions=QuerySettings,
     datasets={
         "minilm": "text encoder all-MiniLM-L6-v2, 91 MB (Apache-2.0)",
+        "real-sounds": "seven kinds of real sound, four hours, out of Debian packages (licences by file)",
     },
     fetcher="rectiflow_audio.fetching:fetch",
     verbs={"separate": Verb("rectiflow_audio.separate:run", SeparateSettings, bare="mix")},
