@@ -21,7 +21,7 @@ from rectiflow.records import Metric, Reference
 from rectiflow_audio.data import Captions, HeldOut, Mixes, TrainingMixtures, encoded, stems
 from rectiflow_audio.evaluating import false_extraction, figures, listed, wrong_query
 from rectiflow_audio.files import write
-from rectiflow_audio.flow import NULL, ConsistentStart, Start
+from rectiflow_audio.flow import NULL, ConsistentStart, Start, consistent
 from rectiflow_audio.losses import Objective, distortion_loss
 from rectiflow_audio.oracles import ideal_ratio_mask, mixture_baseline
 from rectiflow_audio.pictures import strip
@@ -129,17 +129,17 @@ class Audio(Domain):
         """Samples T of a clip."""
         return self.mixes.train.samples
 
-    def waves(self, x: State) -> Tensor:
-        """Waveforms (B, K, T) of states."""
+    def waves(self, x: State, cond: Cond) -> Tensor:
+        """Waveforms (B, K, T) of states, which sum to the mixture."""
         if isinstance(x, dict):
             raise ConfigError(f"stems are one tensor; got components {sorted(x)}")
-        return self.spectra.decode(x, self.samples)
+        return consistent(self.spectra.decode(x, self.samples), self.spectra.decode(cond["mixture"], self.samples))
 
     def save(self, x: State, cond: Cond, folder: Path) -> list[Path]:
         """Three WAV files a sample: the mixture, what was asked for, and the rest."""
         mixture = self.spectra.decode(cond["mixture"][:, 0], self.samples)
         files = []
-        for number, (whole, parts) in enumerate(zip(mixture, self.waves(x), strict=True)):
+        for number, (whole, parts) in enumerate(zip(mixture, self.waves(x, cond), strict=True)):
             for name, wave in zip(("mixture", *STEMS), (whole, *parts), strict=True):
                 files.append(folder / f"{number:05d}-{name}.wav")
                 write(files[-1], wave[None], SAMPLE_RATE)
@@ -157,7 +157,7 @@ class Audio(Domain):
         mixture = self.spectra.decode(cond["mixture"][:, 0], self.samples)
         truth = self.held_out.waves[cond["item"]]
         rows = []
-        for number, (whole, parts, true) in enumerate(zip(mixture, self.waves(x), truth, strict=True)):
+        for number, (whole, parts, true) in enumerate(zip(mixture, self.waves(x, cond), truth, strict=True)):
             item = self.held_out.items[int(cond["item"][number])]
             sounds = [("mixture", whole), (STEMS[0], parts[0]), (STEMS[1], parts[1]), ("true target", true[0])]
             rows.append((f"{item.caption} (of {', '.join(item.kinds)})", sounds))
@@ -172,7 +172,7 @@ class Audio(Domain):
         """Figures of separated held-out mixtures."""
         numbers = cond["item"]
         kinds = [self.held_out.items[number].kind for number in numbers.tolist()]
-        return figures(self.waves(x), self.held_out.waves[numbers], kinds)
+        return figures(self.waves(x, cond), self.held_out.waves[numbers], kinds)
 
     def measure(
         self, solve: Callable[[State, Cond], Drawn], x0: State, cond: Cond, seed: int
@@ -187,7 +187,7 @@ class Audio(Domain):
             ("false_extraction", self._absent, false_extraction),
         ):
             asked = self.captions([query(number) for number in part["item"].tolist()])
-            found[name] = figure(self.waves(solve(start, {**part, "query": asked}).x), truth)
+            found[name] = figure(self.waves(solve(start, {**part, "query": asked}).x, part), truth)
         return drawn, found
 
     def _other(self, number: int) -> str:
@@ -221,5 +221,5 @@ class Audio(Domain):
         if not self.objective.si_sdr:
             return {}
         # Stored pairs bring no waveforms.
-        reference = batch.extra["waves"] if "waves" in batch.extra else self.waves(draw.x1)
-        return {"distortion": self.objective.si_sdr * distortion_loss(self.waves(prediction), reference)}
+        reference = batch.extra["waves"] if "waves" in batch.extra else self.waves(draw.x1, draw.cond)
+        return {"distortion": self.objective.si_sdr * distortion_loss(self.waves(prediction, draw.cond), reference)}

@@ -14,7 +14,7 @@ from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.sampling import integrate
 from rectiflow.trained import open_run
-from rectiflow_audio.flow import Start
+from rectiflow_audio.flow import Start, consistent
 from rectiflow_audio.representation import Spectra
 from rectiflow_audio.text import TextEncoder
 
@@ -58,7 +58,7 @@ class Extractor:
         guidance: float = 1.0,
         negative: Tensor | None = None,
     ) -> Tensor:
-        """Stems (B, K, T) of mixtures.
+        """Stems (B, K, T) of mixtures, which sum to them.
 
         Args:
             mixture: (B, T) at 16 kHz, its root mean square over the whole recording about `representation.LEVEL`.
@@ -99,7 +99,8 @@ class Extractor:
             cond={"mixture": spectrum, "query": query.to(self.device)},
             guidance=Guidance(float(guidance)),
         )
-        return self.spectra.decode(solution.x, mixture.shape[1]).cpu()
+        waves = self.spectra.decode(solution.x, mixture.shape[1]).cpu()
+        return consistent(waves, mixture[:, None])
 
 
 def load_extractor(run: Path, weights: str = "ema") -> Extractor:

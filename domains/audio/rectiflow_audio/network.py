@@ -129,7 +129,8 @@ class SpectralUNet(nn.Module):
         self.query = linear(query_width, condition, generator=generator)
         self.input = convolution((2 * stems + 3) * size, widths[0], 1, generator=generator)
         self.places = nn.ParameterList(
-            torch.zeros(width, bins // self.patch[0] // 2**level, 1) for level, width in enumerate(widths)
+            torch.randn(width, bins // self.patch[0] // 2**level, 1, generator=generator)
+            for level, width in enumerate(widths)
         )
 
         def stack(width: int) -> Stack:
@@ -143,6 +144,8 @@ class SpectralUNet(nn.Module):
         self.context = Context(widths[-1], heads, generator=generator)
         self.last = stack(widths[-1])
         self.norm = _group_norm(widths[0])
+        self.modulation = linear(condition, 2 * widths[0], generator=generator)
+        self.profile = linear(query_width, 2 * stems * bins, generator=generator, zero=True)
         self.output = convolution(widths[0], 5 * stems * size, 1, generator=generator, zero=True)
 
     def forward(
@@ -166,13 +169,14 @@ class SpectralUNet(nn.Module):
         """
         frames = x.shape[-1]
         # Queries have unit length; an entry should have unit variance, as other inputs do.
-        asked = self.query(query * query.shape[-1] ** 0.5)
-        condition = F.silu(self.time(t, until=until) + asked)
+        asked = query * query.shape[-1] ** 0.5
+        condition = F.silu(self.time(t, until=until) + self.query(asked))
         heard = mixture[:, 0]
         features = torch.cat([x.flatten(1, 2), heard, heard.square().sum(1, keepdim=True).sqrt()], dim=1)
         step = self.patch[1] * 2 ** (len(self.down) - 1)
         hidden = self.trunk(F.pad(features, (0, -frames % step)), condition)
         mask, gate, rest = torch.split(hidden[..., :frames], [2 * self.stems, self.stems, 2 * self.stems], dim=1)
+        mask = mask + self.profile(asked).unflatten(1, (2 * self.stems, -1))[..., None]
         return _estimate(x, mixture, mask, gate, rest)
 
     def trunk(self, features: Tensor, condition: Tensor) -> Tensor:
@@ -190,7 +194,8 @@ class SpectralUNet(nn.Module):
         for level in reversed(range(len(self.up))):
             x = skips[level] + F.pixel_shuffle(self.widen[level](x), 2)
             x = self.up[level](x, condition)
-        x = self.output(F.silu(self.norm(x)))
+        scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
+        x = self.output(F.silu(torch.addcmul(shift, self.norm(x), 1 + scale)))
         result: Tensor = rearrange(x, "b (c p q) f n -> b c (f p) (n q)", p=tall, q=wide)
         return result
 
