@@ -48,8 +48,8 @@ class UNetSettings:
     """Convolutional U-Net over patches of the spectrogram, steered by time and query in every block."""
 
     _target_: str = "rectiflow_audio.network.SpectralUNet"
-    patch: list[int] = field(default_factory=lambda: [4, 2])
-    widths: list[int] = field(default_factory=lambda: [48, 96, 160, 224])
+    patch: list[int] = field(default_factory=lambda: [8, 4])
+    widths: list[int] = field(default_factory=lambda: [64, 128, 192])
     blocks: int = 1
     heads: int = 4
     until: bool = False
@@ -59,7 +59,6 @@ class UNetSettings:
 class TinySettings(UNetSettings):
     """The same, small enough for tests."""
 
-    patch: list[int] = field(default_factory=lambda: [8, 4])
     widths: list[int] = field(default_factory=lambda: [32, 64])
 
 
