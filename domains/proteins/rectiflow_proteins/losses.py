@@ -10,10 +10,11 @@ from torch import Tensor
 
 from rectiflow_proteins.geometry import ANGSTROM, link_geometry, rotation_matrices
 
-LINK_GATE, CLASH_GATE = 0.25, 0.5
-WEIGHT = 4.0
+GATE = 0.25
+LINK_WEIGHT, LINK_MARGIN = 4.0, 0.05
+# Chains cross early, where the noise is large, so that clashes count for much there and for less in the end.
+CLASH_WEIGHT, CLASH_MARGIN = 20.0, 0.2
 CLASH_RADIUS = 3.7
-LEAST_NOISE = 0.05
 
 
 def link_loss(estimate: dict[str, Tensor], t: Tensor, mask: Tensor) -> Tensor:
@@ -28,13 +29,13 @@ def link_loss(estimate: dict[str, Tensor], t: Tensor, mask: Tensor) -> Tensor:
         rotation_matrices(estimate["rotations"]), ANGSTROM * estimate["translations"], mask
     )  # each link counts twice, at both of its ends
     squares = faults.square().sum((1, 2)) / (2 * (mask.sum(1) - 1).clamp(min=1))
-    return WEIGHT * (_late(t, LINK_GATE) * squares).mean()
+    return LINK_WEIGHT * (_late(t, LINK_MARGIN) * squares).mean()
 
 
 def clash_loss(estimate: dict[str, Tensor], t: Tensor, mask: Tensor) -> Tensor:
-    """Four times the squared shortfalls, nm, of CA three or more residues apart from 3.7 A, a residue: a scalar.
+    """Twenty times the squared shortfalls, nm, of CA three or more residues apart from 3.7 A, a residue: a scalar.
 
-    Over (1 - t + 0.05)^2 and for t > 0.5; arguments as of `link_loss`.
+    Over (1 - t + 0.2)^2 and for t > 0.25; arguments as of `link_loss`.
     """
     places = ANGSTROM * estimate["translations"]
     residue = torch.arange(places.shape[1], device=places.device)
@@ -44,8 +45,8 @@ def clash_loss(estimate: dict[str, Tensor], t: Tensor, mask: Tensor) -> Tensor:
     close = apart & (squares < (ANGSTROM * CLASH_RADIUS) ** 2)
     short = ANGSTROM * CLASH_RADIUS - torch.sqrt(torch.where(close, squares, 1) + 1e-8)
     crowded = (short.square() * close).sum((1, 2)) / mask.sum(1)
-    return WEIGHT * (_late(t, CLASH_GATE) * crowded).mean()
+    return CLASH_WEIGHT * (_late(t, CLASH_MARGIN) * crowded).mean()
 
 
-def _late(t: Tensor, gate: float) -> Tensor:
-    return (t > gate) / (1 - t + LEAST_NOISE).square()
+def _late(t: Tensor, margin: float) -> Tensor:
+    return (t > GATE) / (1 - t + margin).square()
