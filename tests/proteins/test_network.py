@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from e3nn.util.test import equivariance_error
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from rectiflow.errors import ConfigError, MissingDependency
 from rectiflow.spaces import quaternions
 from rectiflow.spaces.so3 import SO3
 from rectiflow_proteins.frames import atoms_from_frames, frames_from_atoms
-from rectiflow_proteins.geometry import chain_geometry, link_geometry, pair_geometry, rotation_matrices
+from rectiflow_proteins.geometry import chain_geometry, link_geometry, pair_geometry, pair_harmonics, rotation_matrices
 from rectiflow_proteins.ipa import PointAttention
 from rectiflow_proteins.network import BackboneNetwork, path_scales
 from rectiflow_proteins.torsions import atoms_from_torsions, torsions_of
@@ -64,11 +66,11 @@ def angles(q: Tensor, p: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("dtype", "places", "turns"), [(torch.float32, 1e-3, 1e-4), (torch.float64, 1e-9, 1e-9)])
-@pytest.mark.parametrize("shift", [0.0, SHIFT])
+@pytest.mark.parametrize(("shift", "harmonics"), [(0.0, 1), (SHIFT, 1), (SHIFT, 3)])
 def test_turning_and_shifting_the_input_turns_the_estimate(
-    dtype: torch.dtype, places: float, turns: float, shift: float
+    dtype: torch.dtype, places: float, turns: float, shift: float, harmonics: int
 ) -> None:
-    made, x, last = network(dtype), state(2, 30, dtype), state(2, 30, dtype, seed=3)
+    made, x, last = network(dtype, harmonics=harmonics), state(2, 30, dtype), state(2, 30, dtype, seed=3)
     g = torch.tensor(Rotation.random(random_state=4).as_quat(scalar_first=True), dtype=dtype)
     offset = shift * torch.tensor([1.0, -2.0, 0.5], dtype=dtype)
     t = torch.tensor([0.3, 0.8], dtype=dtype)
@@ -179,6 +181,39 @@ def test_pair_geometry_is_what_residue_i_sees_of_residue_j() -> None:
     torch.testing.assert_close(distance[0, i, j, 0], local.norm(), rtol=0, atol=1e-6)
     torch.testing.assert_close(numbers[0, i, j, :3], local / (local.norm() + 0.5), rtol=0, atol=1e-6)
     torch.testing.assert_close(numbers[0, i, j, 3:].reshape(3, 3), matrices[0, i].T @ matrices[0, j])
+
+
+def test_harmonics_of_pairs_obey_the_addition_theorem_in_the_frame_of_the_first() -> None:
+    x = state(1, 9, torch.float64)
+    matrices, positions = rotation_matrices(x["rotations"]), x["translations"] / 10
+    found = pair_harmonics(matrices, positions, 3)
+    assert found.shape == (1, 9, 9, 5 + 7)
+    apart = positions[:, None] - positions[:, :, None]
+    length = apart.norm(dim=-1).clamp(min=1e-4)
+    # Seen from one residue, sum over m of Y_lm(u) Y_lm(v) is (2 l + 1) P_l(u.v); directions need no frame for that.
+    cosine = torch.einsum("bijc,bikc->bijk", apart, apart) / (length[..., None] * length[:, :, None])
+    envelope = length / (length + 0.5)
+    for part, order in ((found[..., :5], 2), (found[..., 5:], 3)):
+        products = torch.einsum("bijm,bikm->bijk", part, part) / (envelope[..., None] * envelope[:, :, None])
+        legendre = (3 * cosine**2 - 1) / 2 if order == 2 else (5 * cosine**3 - 3 * cosine) / 2
+        others = ~torch.eye(9, dtype=torch.bool)
+        seen = others[:, :, None] & others[:, None, :]
+        torch.testing.assert_close(products[0][seen], (2 * order + 1) * legendre[0][seen], rtol=1e-5, atol=1e-5)
+    # A turn of the first residue's frame alone changes what it sees, a turn of the second's does not.
+    turned = matrices.clone()
+    turned[:, 0] = matrices[:, 0].roll(1, -1)
+    changed = (pair_harmonics(turned, positions, 3) - found).abs().amax(-1)[0]
+    assert changed[0, 1:].min() > 1e-3
+    assert changed[1:].max() == 0
+
+
+def test_harmonics_need_e3nn_and_a_degree_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="harmonics=9"):
+        network(harmonics=9)
+    monkeypatch.setitem(sys.modules, "e3nn.o3", None)
+    monkeypatch.setitem(sys.modules, "e3nn", None)
+    with pytest.raises(MissingDependency, match="e3nn"):
+        network(harmonics=2)
 
 
 def test_chain_geometry_is_what_a_residue_sees_of_its_neighbours() -> None:

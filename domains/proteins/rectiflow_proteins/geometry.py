@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rectiflow.domain import load_object
 from rectiflow_proteins.frames import CARBON, NITROGEN
 from rectiflow_proteins.torsions import (
     ALPHA_CARBON,
@@ -89,6 +90,24 @@ def pair_geometry(matrices: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     axes = matrices.transpose(1, 2).reshape(len(positions), 1, 3, size * 3)
     turned = torch.unflatten(matrices.mT @ axes, -1, (size, 3)).transpose(2, 3).flatten(-2)
     return distance, torch.cat((local / (distance + 0.5), turned), -1)
+
+
+@full_precision
+def pair_harmonics(matrices: Tensor, positions: Tensor, degree: int) -> Tensor:
+    """Where residue j is seen from residue i by harmonics of degrees 2 to `degree`, (B, N, N, (degree + 1)^2 - 4), by e3nn.
+
+    Of the direction, in the normalisation "component", less the nearer residues are, as `pair_geometry` has degree 1.
+
+    Raises:
+        MissingDependency: e3nn is not installed.
+    """
+    spherical_harmonics = load_object("e3nn.o3:spherical_harmonics", extra="shapes")
+    local = (positions[:, None, :, :] - positions[:, :, None, :]) @ matrices
+    distance = torch.sqrt(local.square().sum(-1, keepdim=True) + 1e-8)
+    found: Tensor = spherical_harmonics(
+        list(range(2, degree + 1)), local / distance, normalize=False, normalization="component"
+    )
+    return found * distance / (distance + 0.5)
 
 
 def soft_bins(distance: Tensor, centers: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rectiflow.domain import load_object
 from rectiflow.errors import ConfigError
 from rectiflow.nn.embeddings import timestep_embedding
 from rectiflow.nn.layers import embedding, linear
@@ -23,6 +24,7 @@ from rectiflow_proteins.geometry import (
     in_world,
     link_geometry,
     pair_geometry,
+    pair_harmonics,
     rotation_matrices,
     seen_from,
     soft_bins,
@@ -37,6 +39,7 @@ TIME_CHANNELS = 64
 LEAST_NOISE = 0.02
 INDEX_CHANNELS = 32
 INDEX_PERIOD = 256.0
+MOST_HARMONICS = 8
 
 
 class Scales(NamedTuple):
@@ -134,8 +137,13 @@ class BackboneNetwork(nn.Module):
         reach: neighbours along the chain, each way, that a block sees the frames of.
         bins: soft distance bins.
         expansion: hidden width of the feed-forward networks, in widths.
+        harmonics: highest degree of the harmonics by which a pair's direction is described; above 1 they are e3nn's.
         told: conditions that it is trained with, of content | labels | motif; motifs need weights of their own.
         generator: draws the weights.
+
+    Raises:
+        ConfigError: harmonics outside of 1 to 8.
+        MissingDependency: harmonics above 1 without e3nn.
     """
 
     def __init__(
@@ -150,12 +158,15 @@ class BackboneNetwork(nn.Module):
         reach: int = 4,
         bins: int = 16,
         expansion: int = 3,
+        harmonics: int = 1,
         told: Sequence[str] = ("content",),
         *,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
+        check_harmonics(harmonics)
         self.heads = heads
+        self.harmonics = harmonics
         self.time = linear(TIME_CHANNELS, width, generator=generator)
         self.content = linear(3, width, generator=generator)
         self.label = embedding(LABELS, width, generator=generator)
@@ -163,7 +174,8 @@ class BackboneNetwork(nn.Module):
         self.place = linear(3 + 3 + 9 + 2 * reach * CHAIN_NUMBERS, width, generator=generator)
         self.offset = embedding(2 * OFFSETS + 1, pair_width, generator=generator)
         self.centers = torch.linspace(0, FARTHEST, bins)
-        self.pair = linear(2 * (bins + PAIR_NUMBERS), pair_width, generator=generator)
+        numbers = bins + PAIR_NUMBERS + (harmonics + 1) ** 2 - 4
+        self.pair = linear(2 * numbers, pair_width, generator=generator)
         self.pair_out = linear(pair_width, pair_width, generator=generator)
         self.bias = linear(pair_width, heads * blocks, generator=generator)
         self.motif = linear(bins + PAIR_NUMBERS + 1, pair_width, generator=generator) if "motif" in told else None
@@ -265,14 +277,21 @@ class BackboneNetwork(nn.Module):
         fixed: Tensor = self.motif(features) * both
         return fixed
 
+    def _directions(self, matrices: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances and what else is told of pairs, with the harmonics of higher degrees where they were asked for."""
+        distance, numbers = pair_geometry(matrices, positions)
+        if self.harmonics == 1:
+            return distance, numbers
+        return distance, torch.cat((numbers, pair_harmonics(matrices, positions, self.harmonics)), -1)
+
     def _pairs(
         self, matrices: Tensor, shown: Tensor, last_matrices: Tensor, last: Tensor, known: Tensor, fixed: Tensor | None
     ) -> Tensor:
         """Pair features (B, N, N, pair_width) of the frames now and as they were last expected, and of places in the chain."""
         size = shown.shape[1]
         centers = self.centers.to(shown)
-        distance, numbers = pair_geometry(matrices, shown)
-        last_distance, last_numbers = pair_geometry(last_matrices, last)
+        distance, numbers = self._directions(matrices, shown)
+        last_distance, last_numbers = self._directions(last_matrices, last)
         given = (known * known.mT)[..., None]
         features = torch.cat(
             (soft_bins(distance, centers), numbers, soft_bins(last_distance, centers) * given, last_numbers), -1
@@ -283,6 +302,19 @@ class BackboneNetwork(nn.Module):
         hidden = F.silu(hidden)
         pair: Tensor = self.pair_out(hidden) + offset
         return F.layer_norm(pair, pair.shape[-1:])
+
+
+def check_harmonics(degree: int) -> None:
+    """Refuse degrees that e3nn does not have, and those that need it where it is not installed.
+
+    Raises:
+        ConfigError: a degree outside of 1 to 8.
+        MissingDependency: a degree above 1 without e3nn.
+    """
+    if not 1 <= degree <= MOST_HARMONICS:
+        raise ConfigError(f"model.harmonics={degree} is not allowed: an integer from 1 to {MOST_HARMONICS}")
+    if degree > 1:
+        load_object("e3nn.o3:spherical_harmonics", extra="shapes")
 
 
 def ends(mask: Tensor) -> Tensor:

@@ -50,7 +50,10 @@ class FolderSettings:
 
 @dataclass
 class BackboneSettings:
-    """Point attention over frames; `told` lists what it may be asked for, of content | labels | motif."""
+    """Point attention over frames; `told` lists what it may be asked for, of content | labels | motif.
+
+    `harmonics` above 1 describes directions of pairs by e3nn's spherical harmonics up to that degree, in each residue's frame.
+    """
 
     _target_: str = "rectiflow_proteins.network.BackboneNetwork"
     width: int = 96
@@ -63,6 +66,7 @@ class BackboneSettings:
     reach: int = 4
     bins: int = 16
     expansion: int = 3
+    harmonics: int = 1
     told: list[str] = field(default_factory=lambda: ["content"])
 
 
