@@ -24,6 +24,7 @@ from rectiflow_shapes.mosaic import (
     fidelity,
     node_points,
 )
+from rectiflow_shapes.mosaic_fitting import fit, targets
 from rectiflow_shapes.signed_distance import signed_distance
 from rectiflow_shapes.solids import draw
 
@@ -137,11 +138,11 @@ def test_gradients_are_those_of_finite_differences(generator: torch.Generator, o
     mosaic = Mosaic(*(part.double().requires_grad_() for part in few_cubes(generator, count=3, nodes=3)))
     if on_grid:
         field = lambda *parts: evaluate_on_grid(Mosaic(*parts), 5)[0]  # noqa: E731
-        assert torch.autograd.gradcheck(field, tuple(mosaic))
+        assert torch.autograd.gradcheck(field, tuple(mosaic), fast_mode=True)
     else:
         points = (0.3 * torch.randn(20, 3, generator=generator, dtype=torch.float64)).requires_grad_()
         field = lambda points, *parts: evaluate(Mosaic(*parts), points)[0]  # noqa: E731
-        assert torch.autograd.gradcheck(field, (points, *mosaic))
+        assert torch.autograd.gradcheck(field, (points, *mosaic), fast_mode=True)
 
 
 def test_a_decoded_box_is_one_solid(generator: torch.Generator) -> None:
@@ -186,3 +187,35 @@ def test_settings_without_meaning_are_refused(generator: torch.Generator) -> Non
         convert(points, torus, 10, margin=0.9)
     with pytest.raises(ConfigError, match="nodes"):
         convert(points, torus, 10, nodes=1)
+
+
+def fitted(steps: int, batch: int, generator: torch.Generator) -> tuple[float, float]:
+    """Mean error of a torus of 64 cubes near its surface, before and after a fit."""
+    mosaic = convert(torus_points(4096, generator), torus, 64)
+    better = fit(mosaic, targets(torus_points(4096, generator), torus, generator), generator, steps=steps, batch=batch)
+    points = torus_points(2000, generator) + 0.01 * torch.randn(2000, 3, generator=generator)
+    first, last = (float((evaluate(each, points)[0] - torus(points)).abs().mean()) for each in (mosaic, better))
+    return first, last
+
+
+def test_targets_are_distances_and_unit_normals(generator: torch.Generator) -> None:
+    points = torus_points(400, generator)
+    wanted = targets(points, torus, generator)
+    torch.testing.assert_close(wanted.distances, torus(wanted.points))
+    moved = (wanted.points - points).norm(dim=1)
+    assert (moved[1::2] == 0).all()
+    assert float(moved[::2].square().mean()) == pytest.approx(3e-4, rel=0.3)
+    exact = wanted.points.clone().requires_grad_()
+    normals = torch.autograd.grad(torus(exact).sum(), exact)[0]
+    torch.testing.assert_close(wanted.gradients, normals, atol=1e-3, rtol=0)
+
+
+def test_a_short_fit_lowers_the_error(generator: torch.Generator) -> None:
+    first, last = fitted(30, 256, generator)
+    assert last < 0.6 * first
+
+
+@pytest.mark.slow
+def test_a_fit_of_200_steps_lowers_the_error_fourfold(generator: torch.Generator) -> None:
+    first, last = fitted(200, 1024, generator)
+    assert last < first / 4

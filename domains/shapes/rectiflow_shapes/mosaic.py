@@ -89,7 +89,8 @@ def evaluate(mosaic: Mosaic, points: Tensor) -> tuple[Tensor, Tensor]:
     that the cost does not grow with n.
     """
     held, cube = _containing(mosaic, points)
-    offsets = (points[held] - mosaic.positions[cube]) / mosaic.scales[cube, None]
+    offsets = points.index_select(0, held) - mosaic.positions.index_select(0, cube)
+    offsets = offsets / mosaic.scales.index_select(0, cube)[:, None]
     weights = (1 - offsets.abs().amax(-1)).clamp(min=0)
     interpolated = _trilinear(mosaic.values, cube, offsets)
     zeros = points.new_zeros(len(points))
@@ -137,14 +138,14 @@ def _trilinear(values: Tensor, cube: Tensor, offsets: Tensor) -> Tensor:
     grid = (offsets + 1) * ((nodes - 1) / 2)
     base = grid.detach().floor().clamp(0, nodes - 2)
     above = grid - base
-    corner = base.long()
-    flat = values.reshape(-1)
-    result = torch.zeros_like(above[:, 0])
-    for step in torch.cartesian_prod(*[torch.arange(2, device=cube.device)] * 3):
-        at = corner + step
-        weight = torch.where(step == 1, above, 1 - above).prod(-1)
-        result = result + weight * flat[((cube * nodes + at[:, 0]) * nodes + at[:, 1]) * nodes + at[:, 2]]
-    return result
+    steps = torch.arange(2, device=cube.device)
+    steps = torch.cartesian_prod(steps, steps, steps)
+    at = base.long()[:, None] + steps
+    places = ((cube[:, None] * nodes + at[..., 0]) * nodes + at[..., 1]) * nodes + at[..., 2]
+    weights = torch.where(steps == 1, above[:, None], 1 - above[:, None]).prod(-1)
+    # index_select, whose gradient is a plain sum, several times as fast as that of indexing.
+    corners = values.reshape(-1).index_select(0, places.flatten()).reshape(weights.shape)
+    return (weights * corners).sum(-1)
 
 
 def evaluate_on_grid(mosaic: Mosaic, resolution: int) -> tuple[Tensor, Tensor]:

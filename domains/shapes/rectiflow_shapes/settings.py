@@ -49,6 +49,18 @@ class PrincipalGridSettings:
 
 
 @dataclass
+class MosaicSetSettings:
+    """A set of `cubes` near the surface, each with a grid of distances of which `rank` principal components are kept."""
+
+    _target_: str = "rectiflow_shapes.mosaic_set.MosaicSet"
+    cubes: int = 64
+    nodes: int = 7
+    rank: int = 32
+    whitening: float = 0.5
+    resolution: int = 64
+
+
+@dataclass
 class TransformerSettings:
     """Transformer over tokens; `told` lists what it may be asked for, of kind | attributes | caption."""
 
@@ -83,5 +95,9 @@ class ShapeConditions:
 
 
 DATA: dict[str, type] = {"solids": SolidsSettings}
-REPRESENTATIONS: dict[str, type] = {"principal_grid": PrincipalGridSettings, "latent_grid": LatentGridSettings}
+REPRESENTATIONS: dict[str, type] = {
+    "principal_grid": PrincipalGridSettings,
+    "latent_grid": LatentGridSettings,
+    "mosaic": MosaicSetSettings,
+}
 MODELS: dict[str, type] = {"transformer": TransformerSettings, "paper": PaperSettings}
