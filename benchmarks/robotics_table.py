@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from rectiflow.cli import main as rectiflow
+from rectiflow.config import compose_verb
 from rectiflow.records import machine_info, read_metrics, write_atomically
 from rectiflow.runs import read_config
+from rectiflow_robotics.finetune_settings import FinetuneSettings
 
 RESULTS = Path(__file__).parent / "robotics" / "results"
 OWN = ("rows", "seeds", "steps", "out")
 CHUNK = 4
-SEARCH = ["envs=32", "chunks=50"]
+POINT = {"envs": "64", "chunks": "20", "noise.low": "0.3", "noise.high": "0.5"}
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ ROWS = {
 def main(arguments: list[str]) -> None:
     """Run the rows that are asked for and print the table of all that are there."""
     given = dict(text.split("=", 1) for text in arguments if text != "table")
+    settings = {key: value for key, value in given.items() if key not in OWN}
     names = [] if arguments == ["table"] else given.get("rows", "push-k1").split(",")
-    settings = [f"{key}={value}" for key, value in given.items() if key not in OWN]
     for name in names:
         for seed in given.get("seeds", "0").split(","):
             path = RESULTS / f"{name}-seed{seed}.json"
@@ -72,14 +74,14 @@ def main(arguments: list[str]) -> None:
     print(table())
 
 
-def measure(name: str, seed: int, steps: int, out: str, settings: list[str]) -> dict[str, Any]:
+def measure(name: str, seed: int, steps: int, out: str, settings: dict[str, str]) -> dict[str, Any]:
     """Clone, distil where the row says so, fine-tune; figures and what made them."""
     row, place = ROWS[name], f"table/{name}-seed{seed}"
     recipe = "point_reach" if row.task == "point-reach" else "push"
     policy = f"{place}/cloned"
     call(
         "train",
-        *(f"recipe={recipe}", f"out={out}", f"name={policy}", f"seed={seed}", f"data.env={row.task}"),
+        *(f"recipe={recipe}", f"out={out}", f"name={policy}", f"training.seed={seed}", f"data.env={row.task}"),
         *(f"data.episodes={row.episodes}", f"training.steps={row.cloning}", "training.tensorboard=false"),
     )
     if row.policy != "rectified":
@@ -89,12 +91,13 @@ def measure(name: str, seed: int, steps: int, out: str, settings: list[str]) -> 
             *(f"run={out}/robotics/{place}/cloned", f"out={out}", f"name={policy}", f"method={row.policy}"),
             "training.tensorboard=false",
         )
-    envs, chunks = (int(text.split("=")[1]) for text in SEARCH)
-    iterations = max(1, round(steps / (envs * chunks * CHUNK)))
+    chosen = {**(POINT if row.task == "point-reach" else {}), **settings}
+    config = compose_verb(FinetuneSettings, {}, [f"run={out}", *(f"{key}={value}" for key, value in chosen.items())])
+    chosen.setdefault("iterations", str(max(1, round(steps / (config.envs * config.chunks * CHUNK)))))
     call(
         "finetune",
         *(f"run={out}/robotics/{policy}", f"out={out}", f"name={place}/finetuned", f"k={row.k}", f"seed={seed}"),
-        *(*SEARCH, f"iterations={iterations}", *settings),
+        *(f"{key}={value}" for key, value in chosen.items()),
     )
     folder = Path(out, "robotics", place, "finetuned")
     return {
