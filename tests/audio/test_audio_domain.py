@@ -113,13 +113,41 @@ def test_controls_ask_for_other_sounds() -> None:
         return Drawn(truth[: len(given["item"])], given, 1, 0.0)
 
     _, found = domain.measure(solve, truth, cond, 0)
-    assert len(asked) == 3
+    assert len(asked) == 4
     assert not any(torch.equal(asked[0], other) for other in asked[1:])
     # What is handed back is the truth whatever was asked for, so the wrong query does as well as the right one.
     assert found["si_sdri_wrong_query"] == pytest.approx(found["si_sdri"], rel=1e-6)
+    assert found["si_sdri_paraphrase"] == pytest.approx(found["si_sdri"], rel=1e-6)
     waves = domain.held_out.waves
     share = 10 * (waves[:, 0].square().sum(1) / waves.sum(1).square().sum(1)).log10().mean()
     assert found["false_extraction"] == pytest.approx(float(share), abs=1e-3)
+
+
+def test_paraphrases_ask_for_the_same_mixtures() -> None:
+    domain = audio("data.held_out=12")
+    for number in range(12):
+        plain, new = domain.mixes.held_out[number], domain.mixes.paraphrased[number]
+        assert torch.equal(plain.mixture, new.mixture)
+        assert plain.kind == new.kind
+        assert new.caption not in domain.mixes.sounds.captions(plain.kind)
+
+
+def test_only_some_kinds_are_asked_for() -> None:
+    domain = audio("data.targets=[speech,dog]", "data.held_out=20")
+    for mixture in domain.held_out.items:
+        assert mixture.kind in ("speech", "dog")
+        assert 2 <= len(mixture.kinds) <= 3
+    assert {mixture.kind for mixture in domain.held_out.items} == {"speech", "dog"}
+    with pytest.raises(ConfigError, match="piano"):
+        audio("data.targets=[piano]").mixes  # noqa: B018 - they are made at first sight
+
+
+def test_stages() -> None:
+    task, data = audio().stage("encoder")
+    assert len(data) > 1
+    assert task.network is not None
+    with pytest.raises(ConfigError, match="allowed: flow, encoder"):
+        audio().stage("vocoder")
 
 
 def test_files_pictures_and_pages(tmp_path: Path) -> None:

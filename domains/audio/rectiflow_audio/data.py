@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rectiflow.batch import Batch, Cond
+from rectiflow.cache import cache_folder
+from rectiflow.errors import DataError
 from rectiflow.training.randomness import stream_seed
+from rectiflow_audio.library import LibrarySounds
 from rectiflow_audio.mixing import Mixture, Mixtures
 from rectiflow_audio.representation import Spectra, to_level
 from rectiflow_audio.sounds import PooledSounds, Sounds, SyntheticSounds
@@ -41,6 +45,27 @@ def synthetic(pool: float, **mixing: object) -> Mixes:
     return mixes(PooledSounds(SyntheticSounds(), pool), **mixing)  # type: ignore[arg-type]
 
 
+def library(path: str, **mixing: object) -> Mixes:
+    """Mixtures of sounds of the user's own: a folder with a sub-folder a kind, or a manifest; `mixing` as in `mixes`.
+
+    Raises:
+        DataError: see `LibrarySounds`.
+    """
+    return mixes(LibrarySounds(path), **mixing)  # type: ignore[arg-type]
+
+
+def real(**mixing: object) -> Mixes:
+    """Mixtures of the fetched real sounds; `mixing` as in `mixes`.
+
+    Raises:
+        DataError: they are not in the cache.
+    """
+    folder = cache_folder("audio") / "real-sounds"
+    if not folder.is_dir():
+        raise DataError(f"the real sounds are not in {folder}; run: rectiflow fetch audio real-sounds")
+    return library(str(folder), **mixing)
+
+
 def mixes(
     sounds: Sounds,
     *,
@@ -51,14 +76,20 @@ def mixes(
     held_out: int,
     seed: int,
     text: str,
+    targets: Sequence[str],
 ) -> Mixes:
     """Endless training mixtures and `held_out` others; see `MixingSettings`. The encoder `text` is not looked at here."""
-    rules = {"voices": (int(voices[0]), int(voices[1])), "snr_range": (float(snr[0]), float(snr[1])), "seed": seed}
+    rules: dict[str, Any] = {
+        "voices": (int(voices[0]), int(voices[1])),
+        "snr_range": (float(snr[0]), float(snr[1])),
+        "seed": seed,
+    }
+    rules["targets"] = tuple(targets)
     kept = {"count": held_out, "split": "validation", **rules}
     return Mixes(
-        Mixtures(sounds, seconds, absent=absent, **rules),  # type: ignore[arg-type]
-        Mixtures(sounds, seconds, **kept),  # type: ignore[arg-type]
-        Mixtures(sounds, seconds, held_out=True, **kept),  # type: ignore[arg-type]
+        Mixtures(sounds, seconds, absent=absent, **rules),
+        Mixtures(sounds, seconds, **kept),
+        Mixtures(sounds, seconds, held_out=True, **kept),
     )
 
 

@@ -18,8 +18,11 @@ from rectiflow.drawing import Drawn
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Draw, Flow
 from rectiflow.records import Metric, Reference
+from rectiflow.training.batches import Dataset
+from rectiflow.training.loop import Task
 from rectiflow_audio.data import Captions, HeldOut, Mixes, TrainingMixtures, encoded, stems
-from rectiflow_audio.evaluating import false_extraction, figures, listed, wrong_query
+from rectiflow_audio.encoder_training import encoder_stage
+from rectiflow_audio.evaluating import false_extraction, figures, improvement, listed
 from rectiflow_audio.files import write
 from rectiflow_audio.flow import NULL, ConsistentStart, Start, consistent
 from rectiflow_audio.losses import Objective, distortion_loss
@@ -177,18 +180,23 @@ class Audio(Domain):
     def measure(
         self, solve: Callable[[State, Cond], Drawn], x0: State, cond: Cond, seed: int
     ) -> tuple[Drawn, dict[str, float]]:
-        """Figures, and two controls on a few mixtures: asked for another of their sounds, and for one that is not there."""
+        """Figures, and on a few mixtures controls: asked in new words, for another of their sounds, for what is not there."""
         drawn, found = super().measure(solve, x0, cond, seed)
         few = torch.arange(min(CONTROLS, len(cond["item"])))
         part, truth = take(cond, few), self.held_out.waves[cond["item"][:CONTROLS]]
         start = x0[: len(few)] if isinstance(x0, Tensor) else x0
         for name, query, figure in (
-            ("si_sdri_wrong_query", self._other, wrong_query),
+            ("si_sdri_paraphrase", self._paraphrase, improvement),
+            ("si_sdri_wrong_query", self._other, improvement),
             ("false_extraction", self._absent, false_extraction),
         ):
             asked = self.captions([query(number) for number in part["item"].tolist()])
             found[name] = figure(self.waves(solve(start, {**part, "query": asked}).x, part), truth)
         return drawn, found
+
+    def _paraphrase(self, number: int) -> str:
+        """A caption of a held-out mixture's target that was not in training."""
+        return self.mixes.paraphrased[number].caption
 
     def _other(self, number: int) -> str:
         """A caption of another sound in a held-out mixture."""
@@ -215,6 +223,17 @@ class Audio(Domain):
             Reference("floor", "ideal ratio mask", count, figures(best, truth, kinds)),
             Reference("baseline", "the mixture itself", count, figures(least, truth, kinds)),
         ]
+
+    def stage(self, name: str) -> tuple[Task, Dataset]:
+        """What may be trained beside the flow: `encoder`, of sounds and texts into one space.
+
+        Raises:
+            ConfigError: another name.
+        """
+        if name != "encoder":
+            raise ConfigError(f"stage {name!r} is unknown to audio; allowed: flow, encoder")
+        data = self.config.data
+        return encoder_stage(self.mixes.sounds, self.text, data.seconds, data.seed)
 
     def extra_loss(self, flow: Flow, prediction: Any, draw: Draw, batch: Batch) -> dict[str, Tensor]:
         """Distortion of the estimate's waveforms."""

@@ -26,6 +26,7 @@ def listed(kinds: Sequence[str]) -> list[Metric]:
         Metric("si_sdri", "SI-SDRi", "higher", primary=True),
         Metric("si_sdri_median", "median", "higher"),
         Metric("improved", "improved", "higher"),
+        Metric("si_sdri_paraphrase", "new words", "higher"),
         Metric("si_sdri_wrong_query", "wrong", "lower"),
         Metric("false_extraction", "false", "lower"),
         Metric("lsd", "LSD", "lower"),
@@ -54,8 +55,8 @@ def figures(waves: Tensor, truth: Tensor, kinds: Sequence[str]) -> dict[str, flo
     }
 
 
-def wrong_query(waves: Tensor, truth: Tensor) -> float:
-    """Mean improvement of SI-SDR of stems (B, K, T) that were asked for by another query: how little the query matters."""
+def improvement(waves: Tensor, truth: Tensor) -> float:
+    """Mean improvement of SI-SDR in dB of the first of stems (B, K, T)."""
     return summary(si_sdr_improvement(waves[:, 0], truth[:, 0], truth.sum(1))).mean
 
 

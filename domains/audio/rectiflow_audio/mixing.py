@@ -78,8 +78,8 @@ def mix(
 class Mixtures:
     """A numbered series of random mixtures: number i depends on (seed, split, i) alone, in whichever process it is made.
 
-    voices: how many kinds are mixed, at least and at most; absent: share of mixtures that are asked for a kind they lack;
-    the other arguments are those of `mix`. Iterating without `count` never ends.
+    voices: how many kinds are mixed, at least and at most; targets: kinds that are asked for, none for all; absent: share of
+    mixtures that are asked for a kind they lack; the other arguments are those of `mix`. Iterating without `count` never ends.
 
     Raises:
         ConfigError: values that are not allowed, or more voices than kinds.
@@ -95,6 +95,7 @@ class Mixtures:
         split: str = "train",
         voices: tuple[int, int] = (2, 3),
         snr_range: tuple[float, float] = (-5.0, 5.0),
+        targets: tuple[str, ...] = (),
         absent: float = 0.0,
         held_out: bool = False,
     ) -> None:
@@ -108,7 +109,13 @@ class Mixtures:
                 f"mixtures of {seconds} s, count {count}, a share of {absent} with an absent target were asked for; "
                 "they must last a sample at least, the count be 1 or more and the share in [0, 1]: check the data settings"
             )
+        unknown = [kind for kind in targets if kind not in sounds.kinds]
+        if unknown:
+            raise ConfigError(
+                f"there is no sound of kind {unknown[0]!r} to ask for; there are {', '.join(sounds.kinds)}: set data.targets"
+            )
         self.sounds = sounds
+        self.targets = targets
         self.samples = round(seconds * RATE)
         self.count = count
         self.seed = seed
@@ -133,6 +140,9 @@ class Mixtures:
         count = min(count + absent, len(self.sounds.kinds))
         order = torch.randperm(len(self.sounds.kinds), generator=generator)[:count].tolist()
         kinds = [self.sounds.kinds[place] for place in order]
+        if self.targets and kinds[0] not in self.targets:
+            wanted = self.targets[int(torch.randint(len(self.targets), (), generator=generator))]
+            kinds = [wanted, *[kind for kind in kinds if kind != wanted][: count - 1]]
         return mix(
             self.sounds,
             kinds,

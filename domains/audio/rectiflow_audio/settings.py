@@ -13,13 +13,14 @@ class MixingSettings:
     """How sounds are mixed, whatever they are.
 
     Clips of `seconds`; `voices` sounds of different kinds (at least, at most), the target `snr` dB (from, to) above the others
-    together. A share `absent` of the queries names a kind that is not there: the target is silence. `text` is the encoder of
-    the queries, `held_out` mixtures are kept for evaluation.
+    together. `targets` are the kinds that are asked for, by default all. A share `absent` of the queries names a kind that is
+    not there: the target is silence. `text` is the encoder of the queries, `held_out` mixtures are kept for evaluation.
     """
 
     seconds: float = 1.016
     voices: list[int] = field(default_factory=lambda: [2, 3])
     snr: list[float] = field(default_factory=lambda: [-5.0, 5.0])
+    targets: list[str] = field(default_factory=list)
     absent: float = 0.05
     text: str = "hashed"
     held_out: int = 256
@@ -40,6 +41,14 @@ class LibrarySettings(MixingSettings):
 
     _target_: str = "rectiflow_audio.data.library"
     path: str = MISSING
+    text: str = "minilm"
+
+
+@dataclass
+class RealSettings(MixingSettings):
+    """Seven kinds of real sound; `rectiflow fetch audio real-sounds` and `rectiflow fetch audio minilm` first."""
+
+    _target_: str = "rectiflow_audio.data.real"
     text: str = "minilm"
 
 
@@ -139,7 +148,7 @@ class QuerySettings:
     query: Any = None
 
 
-DATA: dict[str, type] = {"synthetic": SyntheticSettings, "library": LibrarySettings}
+DATA: dict[str, type] = {"synthetic": SyntheticSettings, "real": RealSettings, "library": LibrarySettings}
 MODELS: dict[str, type] = {"small": UNetSettings, "tiny": TinySettings, "conv_tasnet": ConvTasNetSettings}
 SOURCES: dict[str, type] = {
     "mixture": MixtureStartSettings,
