@@ -20,7 +20,7 @@ from rectiflow.errors import ConfigError
 from rectiflow_shapes.shape_data import MeasuredShape, ShapeData, assemble, measure
 from rectiflow_shapes.solids import Split, draw, family_kinds
 
-_BLOCK = 50
+_BLOCK = 25
 _VERSION = 1
 
 

@@ -30,7 +30,7 @@ from rectiflow_shapes.representation import Representation
 from rectiflow_shapes.viewer import viewer_page
 
 COLUMNS = 8
-TURNING = 16  # shapes on a turntable
+TURNING = 8  # shapes on a turntable
 
 
 class Shapes(Domain):
@@ -87,6 +87,7 @@ class Shapes(Domain):
     def conditions(self, count: int, generator: torch.Generator, **request: Any) -> Cond:
         """Conditions of training shapes, kinds in equal shares; or as `kind`, `caption` and `attributes` ask."""
         told = self.config.model.told
+        request = {name: value for name, value in request.items() if value not in (None, {})}
         if request:
             return requested(self.splits.train, told, count, generator, request)
         return spread_conditions(self.splits.train, told, count, generator)
@@ -101,14 +102,14 @@ class Shapes(Domain):
         return {name: (count, *part) for name, part in shape.items()} if isinstance(shape, dict) else (count, *shape)
 
     def save(self, x: State, cond: Cond, folder: Path) -> list[Path]:
-        """One GLB a shape, named by number and kind, and `turntable.gif` of the first sixteen; empty meshes are left out."""
+        """One GLB a shape, named by number and kind, and `turntable.gif` of the first eight; empty meshes are left out."""
         meshes = self.representation.meshes(x)
         files = [
             export(mesh, folder / f"{number:05d}{self._suffix(cond, number)}.glb")
             for number, mesh in enumerate(meshes)
             if len(mesh.faces)
         ]
-        turntable(meshes[:TURNING], folder / "turntable.gif", columns=min(len(meshes), COLUMNS))
+        turntable(meshes[:TURNING], folder / "turntable.gif", frames=12, size=128)
         return files
 
     def picture(self, x: State, cond: Cond) -> Image.Image:
@@ -160,12 +161,13 @@ class Shapes(Domain):
         ]
 
     def _figures(self, meshes: list[trimesh.Trimesh], cond: Mapping[str, Tensor]) -> dict[str, float]:
-        return {"valid": valid_share(meshes), **set_figures(surface_points(meshes), self._held)}
+        return {"valid": valid_share(meshes), **set_figures(surface_points(meshes), cond.get("kind"), self._held)}
 
     @cached_property
     def _held(self) -> Held:
-        validation = self.splits.validation
-        return held_out(validation.array("cloud", slice(len(validation) // 2))[:, :CLOUD])
+        half = slice(len(self.splits.validation) // 2)
+        data = self.splits.validation
+        return held_out(data.array("cloud", half)[:, :CLOUD], data.labels[half])
 
     def _names(self, cond: Cond, count: int) -> list[str]:
         if "kind" not in cond:

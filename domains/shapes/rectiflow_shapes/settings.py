@@ -17,7 +17,7 @@ class SolidsSettings:
 
     _target_: str = "rectiflow_shapes.data.solids"
     family: str = "demo"
-    count: int = 2000
+    count: int = 1600
     held: int = 256
     seed: int = 0
 
@@ -87,11 +87,11 @@ class PaperSettings(TransformerSettings):
 
 @dataclass
 class ShapeConditions:
-    """What to draw: a `kind` by name or number or a list of them, a `caption`, and `attributes` by name."""
+    """What to draw: a `kind` by name or number or a list of them, a `caption`, and `attributes` by name, each in [0, 1]."""
 
     kind: Any = None
     caption: Any = None
-    attributes: Any = None
+    attributes: dict[str, float] = field(default_factory=dict)
 
 
 DATA: dict[str, type] = {"solids": SolidsSettings}

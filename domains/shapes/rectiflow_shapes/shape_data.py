@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rectiflow_shapes.conditions import attribute_rows
-from rectiflow_shapes.signed_distance import sdf_grid, signed_distance
+from rectiflow_shapes.grids import truncated_grid
+from rectiflow_shapes.signed_distance import signed_distance
 
-BAND = 0.15
-"""Distance at which grids are cut off: two and a half cells of theirs."""
-RESOLUTION = 32
 POINTS = 2048
 _NEAR = (0.02, 0.08)  # standard deviations of near points, half each, in units of the box
 MeasuredShape = dict[str, NDArray[np.float16]]
@@ -75,7 +73,7 @@ def measure(mesh: trimesh.Trimesh, generator: np.random.Generator) -> MeasuredSh
     spread = np.repeat(_NEAR, POINTS // 2)[:, None]
     near = cloud + spread * generator.standard_normal(cloud.shape)
     measured = {
-        "grid": sdf_grid(mesh, RESOLUTION, band=BAND) / BAND,
+        "grid": truncated_grid(mesh),
         "cloud": cloud,
         "normals": mesh.face_normals[faces],
         "near": near,

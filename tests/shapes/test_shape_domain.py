@@ -1,0 +1,116 @@
+"""The domain from data to files on a handful of solids, and its refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from rectiflow.config import compose_training, compose_verb
+from rectiflow.domain import build
+from rectiflow.errors import ConfigError
+from rectiflow.settings import EvaluateSettings, SampleSettings
+from rectiflow.verbs import evaluate, sample, train
+from rectiflow_shapes import SPEC
+from rectiflow_shapes.domain import Shapes
+from rectiflow_shapes.signed_distance import signed_distance
+
+SMALL = [
+    "data.count=18",
+    "data.held=12",
+    "representation.components=8",
+    "representation.columns=4",
+    "model.width=16",
+    "model.depth=2",
+    "model.heads=2",
+    "training.steps=2",
+    "training.batch=4",
+    "training.warmup=0",
+    "training.preview_every=0",
+    "sampling.steps=2",
+]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def in_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECTIFLOW_CACHE", str(cache))
+
+
+def domain(*overrides: str) -> Shapes:
+    made = build(SPEC, compose_training(SPEC, [*SMALL, *overrides]))
+    assert isinstance(made, Shapes)
+    return made
+
+
+def test_from_solids_to_files(tmp_path: Path) -> None:
+    folder = train.run(SPEC, compose_training(SPEC, [*SMALL, f"out={tmp_path}", "name=tiny"]))
+    settings = [f"run={folder}", "samplers=[euler-2]", "count=4", "paths=2", "batch=4"]
+    evaluate.run(SPEC, compose_verb(EvaluateSettings, {}, settings))
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert 0 <= figures["valid.euler.nfe_2"] <= 1
+    assert figures["valid.floor"] <= 1
+    assert {"nna_cd.floor", "accuracy_cd.euler.nfe_2", "fd_e3.baseline"} <= figures.keys()
+    assert (folder / "report.html").is_file()
+    settings = [f"run={folder}", "count=2", "steps=2", "cond.kind=mug", f"out={tmp_path / 'samples'}"]
+    drawn = sample.run(SPEC, compose_verb(SampleSettings, {"cond": SPEC.conditions}, settings))
+    files = sorted(drawn.glob("*.glb"))
+    assert [file.name for file in files] == ["00000-mug.glb", "00001-mug.glb"]
+    assert all(len(trimesh.load(file, force="mesh").faces) > 0 for file in files)
+    assert Image.open(drawn / "turntable.gif").n_frames > 1  # type: ignore[attr-defined]
+    assert Image.open(drawn / "all.png").width > 100
+
+
+def test_real_solids_survive_the_default_representation_of_the_data() -> None:
+    made = domain("representation.components=16")
+    others = made.splits.train
+    exact = made.evaluate(made.representation.encode(others), {"kind": others.labels})
+    assert exact["valid"] >= 0.9  # sixteen components, eighteen shapes
+    assert torch.equal(others.pick(torch.tensor([3, 1])).labels, others.labels[[3, 1]])
+    assert others.pick(torch.tensor([3])).mesh(0).is_volume
+
+
+def test_data_are_measured_from_the_meshes() -> None:
+    data = domain().splits.validation
+    assert len(data) == 12
+    cloud, mesh = data.array("cloud", slice(0, 1))[0], data.mesh(0)
+    assert signed_distance(mesh, cloud.double(), "winding").abs().max() < 2e-3  # half precision
+    near, told = data.array("near", slice(0, 1))[0], data.array("distance", slice(0, 1))[0]
+    torch.testing.assert_close(told.double(), signed_distance(mesh, near.double(), "winding"), rtol=0, atol=3e-3)
+    grid = data.array("grid", slice(0, 1))[0]
+    assert grid.shape == (32, 32, 32)
+    assert float(grid[0, 0, 0]) == 1
+    inside = float((grid < 0).float().mean()) * 8
+    assert inside == pytest.approx(mesh.volume, rel=0.15)
+
+
+def test_the_page_holds_every_shape() -> None:
+    made = domain()
+    cond = {"kind": made.splits.validation.labels[:3]}
+    page = made.view(made.representation.encode(made.splits.validation)[:3], cond)
+    assert page is not None
+    assert page.count('"places":') == 3
+    assert "http" not in page.replace("http-equiv", "")
+    assert made.view(torch.zeros(0, 2, 4), {"kind": torch.zeros(0, dtype=torch.long)}) is None
+
+
+def test_what_is_asked_for_must_be_told() -> None:
+    made = domain()
+    with pytest.raises(ConfigError, match="told kind"):
+        made.conditions(2, torch.Generator(), caption="a mug")
+    with pytest.raises(ConfigError, match=r"model.told has 'size'"):
+        domain("model.told=[size]")
+    with pytest.raises(ConfigError, match="family"):
+        domain("data.family=tall").dataset("train")
+    with pytest.raises(ConfigError, match="split 'test'"):
+        made.dataset("test")
+    with pytest.raises(ConfigError, match=r"data\.count=1"):
+        domain("data.count=1").dataset("train")
