@@ -164,10 +164,17 @@ def test_files_pictures_and_pages(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "model"), [("mixture", "tiny"), ("noise", "tiny"), ("regression", "tiny"), ("regression", "conv_tasnet")]
+    ("source", "model"),
+    [
+        ("mixture", "tiny"),
+        ("noise", "tiny"),
+        ("regression", "tiny"),
+        ("regression", "conv_tasnet"),
+        ("mixture", "base"),
+    ],
 )
 def test_every_start_and_model_trains_and_extracts(source: str, model: str) -> None:
-    widths = "model.layers=2" if model == "conv_tasnet" else "model.widths=[16,32]"
+    widths = {"conv_tasnet": "model.layers=2", "base": "model.depth=1"}.get(model, "model.widths=[16,32]")
     domain = build(SPEC, compose_training(SPEC, [*SMALL[2:], f"source={source}", f"model={model}", widths]))
     assert isinstance(domain, Audio)
     network = new_network(domain, 0)

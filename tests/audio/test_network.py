@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rectiflow.errors import ConfigError
+from rectiflow_audio.bands import BandTransformer
 from rectiflow_audio.network import FIRST_MASK, SpectralUNet
 from rectiflow_audio.representation import Spectra
 
@@ -80,3 +81,39 @@ def test_sizes_that_do_not_fit(generator: torch.Generator) -> None:
         SpectralUNet(2, Spectra(), 12, (3, 4), (16, 32, 32, 32), generator=generator)
     with pytest.raises(ConfigError, match="heads"):
         tiny(generator, heads=5)
+
+
+def bands(generator: torch.Generator, **options: Any) -> BandTransformer:
+    return BandTransformer(2, Spectra(), 12, bands=8, width=32, depth=2, heads=2, generator=generator, **options)
+
+
+@pytest.mark.parametrize("frames", [1, 7, 16])
+def test_the_transformer_takes_any_number_of_frames(frames: int, generator: torch.Generator) -> None:
+    given = inputs(frames, generator)
+    network = bands(generator)
+    assert torch.allclose(network(**given), FIRST_MASK * given["mixture"].expand_as(given["x"]))
+    assert woken(network, generator)(**given).shape == given["x"].shape
+
+
+@pytest.mark.parametrize("name", ["x", "t", "mixture", "query", "tokens"])
+def test_the_transformer_listens_to_everything(name: str, generator: torch.Generator) -> None:
+    network = woken(bands(generator), generator)
+    given = {**inputs(8, generator), "tokens": torch.randn(2, 3, 12, generator=generator)}
+    given["tokens_mask"] = torch.tensor([[True, True, True], [True, True, False]])
+    other = {**given, name: given[name] + 0.3}
+    assert (network(**given) - network(**other)).abs().max() > 1e-4
+
+
+def test_words_that_are_not_there_are_not_heard(generator: torch.Generator) -> None:
+    network = woken(bands(generator), generator)
+    given = {**inputs(8, generator), "tokens": torch.randn(2, 3, 12, generator=generator)}
+    given["tokens_mask"] = torch.tensor([[True, False, False], [False, False, False]])
+    padded = {**given, "tokens": given["tokens"] + 5 * ~given["tokens_mask"][..., None]}
+    assert torch.allclose(network(**given), network(**padded), atol=1e-5)
+    without = network(**inputs(8, torch.Generator().manual_seed(0)))
+    assert without.isfinite().all()
+
+
+def test_bands_divide_the_spectrum(generator: torch.Generator) -> None:
+    with pytest.raises(ConfigError, match="bands=7"):
+        BandTransformer(2, Spectra(), 12, bands=7, generator=generator)

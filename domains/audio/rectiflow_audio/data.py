@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rectiflow.batch import Batch, Cond
 from rectiflow.cache import cache_folder
+from rectiflow.conditions import take
 from rectiflow.errors import DataError
 from rectiflow.training.randomness import stream_seed
 from rectiflow_audio.library import LibrarySounds
@@ -94,18 +95,25 @@ def mixes(
 
 
 class Captions:
-    """Queries (D,) of captions, each encoded once."""
+    """What a network is told of captions, each encoded once: the query, and its `tokens` if it is to be told the words."""
 
-    def __init__(self, text: TextEncoder, sounds: Sounds) -> None:
+    def __init__(self, text: TextEncoder, sounds: Sounds, tokens: bool = False) -> None:
         phrases = [
             phrase for kind in sounds.kinds for held_out in (False, True) for phrase in sounds.captions(kind, held_out)
         ]
         self.rows = {phrase: row for row, phrase in enumerate(dict.fromkeys(phrases))}
-        self.table = text.encode(list(self.rows)).pooled
+        self.table = told(text, list(self.rows), tokens)
 
-    def __call__(self, captions: Sequence[str]) -> Tensor:
-        """Queries (B, D) of captions that the sounds have."""
-        return self.table[[self.rows[caption] for caption in captions]]
+    def __call__(self, captions: Sequence[str]) -> Cond:
+        """Conditions (B, ...) of captions that the sounds have."""
+        return take(self.table, torch.tensor([self.rows[caption] for caption in captions]))
+
+
+def told(text: TextEncoder, texts: Sequence[str], tokens: bool) -> Cond:
+    """Texts as conditions: query (B, D), and with `tokens` the words' vectors tokens (B, M, D) and tokens_mask (B, M)."""
+    encoded = text.encode(list(texts))
+    words = {"tokens": encoded.tokens, "tokens_mask": encoded.mask} if tokens else {}
+    return {"query": encoded.pooled, **words}
 
 
 class TrainingMixtures:
@@ -124,7 +132,7 @@ class TrainingMixtures:
         chosen = [self.mixtures[index] for index in indices]
         waves = stems(chosen) * torch.stack([self._jitter(index) for index in indices])[:, None, None]
         x1, mixture = encoded(waves, self.spectra)
-        cond = {"mixture": mixture, "query": self.captions([mixture.caption for mixture in chosen])}
+        cond = {"mixture": mixture, **self.captions([mixture.caption for mixture in chosen])}
         return Batch(x1=x1, cond=cond, extra={"waves": waves})
 
     def _jitter(self, index: int) -> Tensor:
@@ -153,8 +161,8 @@ class HeldOut:
     def conditions(self, numbers: Tensor) -> Cond:
         """What the flow is told of the mixtures with these numbers (B,), and `item`, the numbers."""
         mixture = self.spectra.encode(self.waves[numbers].sum(1))[:, None]
-        query = self.captions([self.items[number].caption for number in numbers.tolist()])
-        return {"mixture": mixture, "query": query, "item": numbers}
+        asked = self.captions([self.items[number].caption for number in numbers.tolist()])
+        return {"mixture": mixture, **asked, "item": numbers}
 
 
 def stems(mixtures: Sequence[Mixture]) -> Tensor:

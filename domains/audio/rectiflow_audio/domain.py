@@ -20,7 +20,7 @@ from rectiflow.flow import Draw, Flow
 from rectiflow.records import Metric, Reference
 from rectiflow.training.batches import Dataset
 from rectiflow.training.loop import Task
-from rectiflow_audio.data import Captions, HeldOut, Mixes, TrainingMixtures, encoded, stems
+from rectiflow_audio.data import Captions, HeldOut, Mixes, TrainingMixtures, encoded, stems, told
 from rectiflow_audio.encoder_training import encoder_stage
 from rectiflow_audio.evaluating import false_extraction, figures, improvement, listed
 from rectiflow_audio.files import write
@@ -74,7 +74,12 @@ class Audio(Domain):
     @cached_property
     def captions(self) -> Captions:
         """Queries of the sounds' captions."""
-        return Captions(self.text, self.mixes.sounds)
+        return Captions(self.text, self.mixes.sounds, tokens=self.told_words)
+
+    @property
+    def told_words(self) -> bool:
+        """Whether the network is told the words of a query beside its one vector."""
+        return bool(self.config.model.get("tokens", False))
 
     @cached_property
     def held_out(self) -> HeldOut:
@@ -108,7 +113,8 @@ class Audio(Domain):
         cond = self.held_out.conditions(torch.arange(count) % len(self.mixes.held_out))
         if "query" in request:
             texts = [request["query"]] if isinstance(request["query"], str) else list(request["query"])
-            cond["query"] = self.text.encode([str(text) for text in texts]).pooled[torch.arange(count) % len(texts)]
+            asked = told(self.text, [str(text) for text in texts], self.told_words)
+            cond |= take(asked, torch.arange(count) % len(texts))
         return cond
 
     def teaching_conditions(self, count: int, generator: torch.Generator) -> Cond:
@@ -116,8 +122,8 @@ class Audio(Domain):
         numbers = torch.randint(1 << 62, (count,), generator=generator)
         chosen = [self.mixes.train[int(number)] for number in numbers]
         _, mixture = encoded(stems(chosen), self.spectra)
-        query = self.captions([mixture.caption for mixture in chosen])
-        return {"mixture": mixture, "query": query, "item": numbers}
+        asked = self.captions([mixture.caption for mixture in chosen])
+        return {"mixture": mixture, **asked, "item": numbers}
 
     def picture_conditions(self, generator: torch.Generator) -> tuple[int, Cond]:
         """The first few held-out mixtures."""
@@ -191,7 +197,7 @@ class Audio(Domain):
             ("false_extraction", self._absent, false_extraction),
         ):
             asked = self.captions([query(number) for number in part["item"].tolist()])
-            found[name] = figure(self.waves(solve(start, {**part, "query": asked}).x, part), truth)
+            found[name] = figure(self.waves(solve(start, {**part, **asked}).x, part), truth)
         return drawn, found
 
     def _paraphrase(self, number: int) -> str:

@@ -14,7 +14,7 @@ from rectiflow.flow import Flow
 from rectiflow.interpolants import Interpolant, Linear
 from rectiflow.sources import Gaussian, Source
 
-NULL = {"query": 0.0}
+NULL = {"query": 0.0, "tokens": 0.0}
 """What stands for no query."""
 
 Network = Callable[..., Tensor]

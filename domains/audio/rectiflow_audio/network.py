@@ -171,13 +171,9 @@ class SpectralUNet(nn.Module):
         # Queries have unit length; an entry should have unit variance, as other inputs do.
         asked = query * query.shape[-1] ** 0.5
         condition = F.silu(self.time(t, until=until) + self.query(asked))
-        heard = mixture[:, 0]
-        features = torch.cat([x.flatten(1, 2), heard, heard.square().sum(1, keepdim=True).sqrt()], dim=1)
         step = self.patch[1] * 2 ** (len(self.down) - 1)
-        hidden = self.trunk(F.pad(features, (0, -frames % step)), condition)
-        mask, gate, rest = torch.split(hidden[..., :frames], [2 * self.stems, self.stems, 2 * self.stems], dim=1)
-        mask = mask + self.profile(asked).unflatten(1, (2 * self.stems, -1))[..., None]
-        return _estimate(x, mixture, mask, gate, rest)
+        hidden = self.trunk(F.pad(seen(x, mixture), (0, -frames % step)), condition)
+        return estimate(x, mixture, hidden[..., :frames], self.profile(asked))
 
     def trunk(self, features: Tensor, condition: Tensor) -> Tensor:
         """What the U-Net says of features (B, C, F, N), N a multiple of the coarsest patch: (B, 5 K, F, N)."""
@@ -200,9 +196,24 @@ class SpectralUNet(nn.Module):
         return result
 
 
-def _estimate(x: Tensor, mixture: Tensor, mask: Tensor, gate: Tensor, rest: Tensor) -> Tensor:
-    """mask y + gate x + rest, the mask's product complex; mask and rest (B, 2 K, F, N), gate (B, K, F, N)."""
-    shape = x.shape
+def seen(x: Tensor, mixture: Tensor) -> Tensor:
+    """What a network looks at (B, 2 K + 3, F, N): stems (B, K, 2, F, N), mixture (B, 1, 2, F, N) and its magnitude."""
+    heard = mixture[:, 0]
+    return torch.cat([x.flatten(1, 2), heard, heard.square().sum(1, keepdim=True).sqrt()], dim=1)
+
+
+def estimate(x: Tensor, mixture: Tensor, output: Tensor, profile: Tensor) -> Tensor:
+    """Stems M y + G x + D, the mask's product complex.
+
+    Args:
+        x: (B, K, 2, F, N).
+        mixture: y, (B, 1, 2, F, N).
+        output: of the network (B, 5 K, F, N): masks M, less a half and the profile, gates G, and additive terms D.
+        profile: (B, 2 K F), the part of the masks that is the same in all frames.
+    """
+    shape, stems = x.shape, x.shape[1]
+    mask, gate, rest = torch.split(output, [2 * stems, stems, 2 * stems], dim=1)
+    mask = mask + profile.reshape(len(x), 2 * stems, -1, 1)
     real, imaginary = mask.reshape(shape).unbind(2)
     real = real + FIRST_MASK
     y_real, y_imaginary = mixture.unbind(2)

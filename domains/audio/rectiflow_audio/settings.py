@@ -72,6 +72,20 @@ class TinySettings(UNetSettings):
 
 
 @dataclass
+class BandSettings:
+    """Transformer over bands and frames in turn, 51 M parameters, which listens to every word: for a GPU."""
+
+    _target_: str = "rectiflow_audio.bands.BandTransformer"
+    bands: int = 32
+    frames: int = 2
+    width: int = 384
+    depth: int = 8
+    heads: int = 8
+    until: bool = False
+    tokens: bool = True
+
+
+@dataclass
 class ConvTasNetSettings:
     """Conv-TasNet on the waveform, a baseline; with source=regression."""
 
@@ -149,7 +163,12 @@ class QuerySettings:
 
 
 DATA: dict[str, type] = {"synthetic": SyntheticSettings, "real": RealSettings, "library": LibrarySettings}
-MODELS: dict[str, type] = {"small": UNetSettings, "tiny": TinySettings, "conv_tasnet": ConvTasNetSettings}
+MODELS: dict[str, type] = {
+    "small": UNetSettings,
+    "tiny": TinySettings,
+    "base": BandSettings,
+    "conv_tasnet": ConvTasNetSettings,
+}
 SOURCES: dict[str, type] = {
     "mixture": MixtureStartSettings,
     "noise": NoiseStartSettings,
