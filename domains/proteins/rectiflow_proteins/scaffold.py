@@ -51,7 +51,6 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
         move(cond, trained.device),
         steps=config.steps,
         strength=config.strength,
-        corrections=config.corrections,
         told="motif" in trained.config.model.told,
     )
     x = move(solution.x, "cpu")
@@ -107,7 +106,7 @@ def motif_atoms(path: Path, residues: str) -> Tensor:
 
 
 def _check(config: DictConfig) -> None:
-    for name in ("start", "length", "count", "steps", "corrections"):
+    for name in ("start", "length", "count", "steps"):
         if config[name] < 1:
             raise ConfigError(f"{name}={config[name]} is not allowed: it must be an integer of at least 1")
     if not 0 < config.strength <= 1:

@@ -1,26 +1,26 @@
 """Motif scaffolding: backbones that hold given residues in given places relative to each other, by guidance of any run.
 
-A motif is wherever it fits: it is superposed onto each estimate of the network, which is then pulled, positions and turns,
-to what the motif has. A network that was told of motifs in training (`model.told=[…,motif]`) can be told of this one too.
+A motif is wherever it fits: it is superposed onto each estimate of the network, which is then moved, places and turns, to what
+the motif has. A network that was told of motifs in training (`model.told=[…,motif]`) can be told of this one too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from rectiflow.batch import Cond
-from rectiflow.control.loss_guidance import sample_with_loss
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
-from rectiflow.sampling import Solution
+from rectiflow.sampling import Solution, integrate
 from rectiflow.spaces import quaternions
-from rectiflow.spaces.so3 import SO3
 from rectiflow_proteins.alignment import rmsd, superpose
+from rectiflow_proteins.flow import settled
 from rectiflow_proteins.frames import frames_from_atoms
+
+REACH = 2.0
 
 
 @dataclass(frozen=True)
@@ -78,26 +78,34 @@ class Motif:
         return {**cond, "motif": inside, "motif_translations": translations, "motif_rotations": rotations}
 
 
-def motif_loss(motif: Motif, rotation_weight: float = 1.0) -> Callable[[dict[str, Tensor]], Tensor]:
-    """Half the sum over the motif of squared distances and, times `rotation_weight`, squared angles, after superposition.
+def hold(estimate: dict[str, Tensor], motif: Motif, mask: Tensor, strength: float = 1.0) -> dict[str, Tensor]:
+    """An estimate whose motif has been moved to where it should be, and the chain beside it along.
 
-    A step of size one along the negative gradient puts the motif's residues of an estimate where they should be.
+    The motif is superposed onto the estimate's. Each of its residues is then carried to its place and turn by a rigid motion, and
+    every other residue by the share exp(-d / 2) of the motion of the nearest one, d residues away: an estimate's chain stays
+    whole at the ends of the motif.
+
+    Args:
+        estimate: translations (B, N, 3) and rotations (B, N, 4).
+        motif: what to hold.
+        mask: bool (B, N), True at residues.
+        strength: share of the way that the motif itself goes, in (0, 1].
     """
-
-    def loss(estimate: dict[str, Tensor]) -> Tensor:
-        x = estimate["translations"][:, motif.places]
-        q = estimate["rotations"][:, motif.places]
-        target = motif.translations.to(x).expand_as(x)
-        # The best superposition is a minimum: its own gradient vanishes.
-        with torch.no_grad():
-            turn, shift = superpose(target, x)
-            frames = quaternions.from_matrix(turn)[:, None].expand_as(q)
-        places = torch.einsum("bij,bnj->bni", turn, target) + shift[:, None]
-        turns = quaternions.multiply(frames, motif.rotations.to(q).expand_as(q))
-        angles = SO3().log(q, turns)
-        return ((x - places).square().sum((1, 2)) + rotation_weight * angles.square().sum((1, 2))) / 2
-
-    return loss
+    x, q = estimate["translations"], estimate["rotations"]
+    target = motif.translations.to(x).expand(len(x), -1, 3)
+    turn, shift = superpose(target, x[:, motif.places])
+    places = torch.einsum("bij,bnj->bni", turn, target) + shift[:, None]
+    frames = quaternions.from_matrix(turn)[:, None].expand(-1, len(motif.places), 4)
+    turns = quaternions.multiply(frames, motif.rotations.to(q).expand_as(frames))
+    gaps = (torch.arange(x.shape[1])[:, None] - motif.places).abs()
+    nearest = gaps.argmin(1)
+    share = strength * torch.exp(-gaps.amin(1) / REACH).to(x)[:, None]
+    old = motif.places[nearest]
+    # In the world's axes, so that one motion serves residues of any turn.
+    motion = quaternions.log(quaternions.multiply(turns[:, nearest], quaternions.conjugate(q[:, old])))
+    part = quaternions.exp(share * motion)
+    moved = x[:, old] + share * (places[:, nearest] - x[:, old]) + quaternions.rotate(part, x - x[:, old])
+    return settled({"translations": moved, "rotations": quaternions.normalize(quaternions.multiply(part, q))}, mask)
 
 
 def scaffold(
@@ -108,34 +116,33 @@ def scaffold(
     *,
     steps: int,
     strength: float = 1.0,
-    corrections: int = 1,
     told: bool = False,
 ) -> Solution:
-    """Carry noise to backbones that hold the motif.
+    """Carry noise to backbones that hold the motif, in ddim steps.
+
+    Every estimate but the last is made to hold the motif before the state approaches it and before the network is shown it again
+    (self-conditioning). The last is the network's own, so that what joins motif and scaffold is as sound as the rest.
 
     Args:
-        flow: of frames.
+        flow: of frames, predicting data.
         x0: translations (B, N, 3) and rotations (B, N, 4) of noise.
         motif: what to hold.
         cond: conditions of the chains.
-        steps: Euler steps.
-        strength: size of the descent at t = 1, in (0, 1]; it grows like t, for early estimates are averages.
-        corrections: descents a step.
+        steps: evaluations; with a single one nothing is held.
+        strength: as of `hold`.
         told: whether the network was trained with motifs and is to be told of this one.
 
     Raises:
-        ConfigError: a motif beyond the end of a chain, or as in `sample_with_loss`.
+        ConfigError: a motif beyond the end of a chain, or as in `integrate`.
     """
-    told_cond = motif.conditions(cond)
-    return sample_with_loss(
-        flow,
-        x0,
-        motif_loss(motif),
-        step_size=lambda t: strength * t,
-        steps=steps,
-        corrections=corrections,
-        cond=told_cond if told else cond,
-    )
+    given = motif.conditions(cond)
+    last = 1 - 1.5 / steps
+
+    def model(x: dict[str, Tensor], t: Tensor, **shown: Tensor) -> dict[str, Tensor]:
+        estimate: dict[str, Tensor] = flow.model(x, t, **shown)
+        return estimate if float(t[0]) > last else hold(estimate, motif, cond["mask"], strength)
+
+    return integrate(replace(flow, model=model), x0, steps=steps, method="ddim", cond=given if told else cond)
 
 
 def motif_rmsd(motif: Motif, translations: Tensor) -> Tensor:

@@ -110,7 +110,6 @@ class ScaffoldSettings:
     count: int = 16
     steps: int = 50
     strength: float = 1.0
-    corrections: int = 1
     seed: int = 0
     weights: str = "ema"
     out: str = ""
