@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
 from rectiflow.cli import main
-from rectiflow.errors import ConfigError, MissingDependency
-from rectiflow_audio import separate, separation_report
+from rectiflow.errors import MissingDependency
+from rectiflow_audio import asking, separate, separation_report
+from rectiflow_audio.asking import file_names, find_run
+from rectiflow_audio.encoder import SoundTextEncoder
 from rectiflow_audio.metrics import si_sdr
 from rectiflow_audio.rendering import parse_spans, span_gate
 from rectiflow_audio.representation import Spectra
@@ -203,6 +206,9 @@ def test_a_span_silences_the_rest(folder: Path) -> None:
         (["a.wav", "query=low", "span=2-1"], "span=2-1"),
         (["a.wav", "query=low", "span=7-8"], "within the file"),
         (["a.wav", "query=low", "steps=0"], "steps=0"),
+        (["a.wav", "query=low", "candidates=4"], "stage=encoder"),
+        (["a.wav", "exemplar=b.wav"], "stage=encoder"),
+        (["a.wav", "query=low", "encoder=nowhere"], "config.yaml"),
         (["a.wav", "query=low", "overlap=0.7"], "overlap=0.7"),
         (["a.wav", "query=low", "segment=0"], "segment=0"),
         (["a.wav", "query=low", "format=mp3"], "format=mp3"),
@@ -226,6 +232,48 @@ def test_mistakes_are_one_line(
     assert not list(folder.glob("separated/*/*.wav"))
 
 
+def test_without_a_run_the_demo_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile.write("a.wav", tones(4410, 1).sum(axis=0), RATE)
+    assert main(["separate", "audio", "a.wav", "query=low"]) == 2
+    assert "rectiflow demo audio" in capsys.readouterr().err
+
+
+def test_an_encoder_judges_chooses_and_listens_to_examples(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in encoder hears one thing: whether there is more below 1 kHz than above."""
+
+    class Ear(SoundTextEncoder):
+        def forward(self, waves: Tensor) -> Tensor:
+            power = torch.fft.rfft(waves).abs().square()
+            below = power[:, : int(1000 * waves.shape[1] / 16000)].sum(dim=1) > power.sum(dim=1) / 2
+            low, other = (HashedEncoder().encode([name]).pooled[0] for name in ("low", "high"))
+            return torch.where(below[:, None], low, other)
+
+    class Unsteady(Splitter):
+        """Right in one attempt of two, as its first noise has it."""
+
+        def extract(self, mixture: Tensor, query: Tensor, *, noise: Tensor, **options: object) -> Tensor:
+            stems = super().extract(mixture, query, noise=noise)
+            return stems if float(noise[0, 0, 0, 0, 0]) > 0 else stems.flip(1)
+
+    ear = Ear(384, torch.Generator().manual_seed(0))
+    monkeypatch.setattr(asking, "find_run", lambda root, stage="flow": root)
+    monkeypatch.setattr(asking, "read_config", lambda run: OmegaConf.create({"data": {"text": "hashed"}}))
+    monkeypatch.setattr(asking, "load_encoder", lambda run: ear)
+    monkeypatch.setattr(separate, "load_extractor", lambda run, weights: Unsteady())
+    truth = tones(RATE * 4)
+    soundfile.write("a.wav", truth.sum(axis=0), RATE)
+    soundfile.write("hum.wav", truth[0, :RATE], RATE)
+    assert call("a.wav", "query=low", "query=low", "exemplar=hum.wav", "candidates=4", "out=o", "segment=1") == 0
+    for stem in ("low", "low_2", "hum"):
+        found = soundfile.read(f"o/a_{stem}.wav")[0]
+        error = (found - truth[0])[2000:-2000]
+        assert np.square(error).sum() < 1e-3 * np.square(truth[0]).sum()
+    report = json.loads((folder / "o/report.json").read_text())["stems"]
+    assert [stem["name"] for stem in report] == ["low", "low", "like hum.wav", "residual"]
+    expected = torch.sigmoid(ear.log_scale.exp() + ear.offset).item()
+    assert [stem["presence"] for stem in report] == [pytest.approx(expected, rel=1e-3)] * 3 + [None]
+
+
 def test_a_missing_text_encoder_is_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,8 +287,7 @@ def test_a_missing_text_encoder_is_one_line(
 
 
 def test_the_newest_run_is_taken(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="rectiflow demo audio"):
-        separate.newest_run(tmp_path)
+    assert find_run(tmp_path) is None
     for age, (name, stage) in enumerate((("old", "flow"), ("demo/base", "flow"), ("encoder", "encoder"))):
         saved = tmp_path / "audio" / name / "checkpoints" / "step-00000001"
         saved.mkdir(parents=True)
@@ -248,12 +295,13 @@ def test_the_newest_run_is_taken(tmp_path: Path) -> None:
         os.utime(saved, (1e9 + age, 1e9 + age))
     (tmp_path / "audio" / "fresh").mkdir()
     (tmp_path / "audio" / "fresh" / "config.yaml").write_text("domain: audio\nstage: flow\n")
-    assert separate.newest_run(tmp_path) == tmp_path / "audio" / "demo" / "base"
+    assert find_run(tmp_path) == tmp_path / "audio" / "demo" / "base"
+    assert find_run(tmp_path, "encoder") == tmp_path / "audio" / "encoder"
 
 
 def test_names_of_files() -> None:
     texts = ["a dog barking", "Rain", "the rain!", "rain", "Residual", "?!", "ein Hund, der bellt", "../x/y"]
-    assert separate.file_names(texts) == [
+    assert file_names(texts) == [
         "dog_barking",
         "rain",
         "rain_2",

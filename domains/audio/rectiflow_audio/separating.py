@@ -27,7 +27,6 @@ class Separator:
         noise_shape: noise of one frame, for example (K, 2, F).
         rate: samples a second that it works at.
         hop: samples between frames.
-        level: root mean square of the mixtures that it knows.
         kept: how many of its stems, the first, are results; what is left belongs to the residual.
         unordered: whether its stems come in any order, as speakers do.
     """
@@ -36,7 +35,6 @@ class Separator:
     noise_shape: tuple[int, ...]
     rate: int = 16000
     hop: int = 128
-    level: float = 0.1
     kept: int = 1
     unordered: bool = False
 
@@ -99,7 +97,7 @@ def separate(
 
     Args:
         separator: the model.
-        blocks: at its rate and level.
+        blocks: at its rate, and at the level that it knows.
         total: samples of each channel.
         queries: what to extract, None for a model that takes none.
         segments: how to cut.

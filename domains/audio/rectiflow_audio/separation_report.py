@@ -42,6 +42,7 @@ class Separation:
         stems: what was written, the residual last.
         picture: the mixture's spectrogram.
         level: the factor by which all files were turned down.
+        presence: of each stem, the probability that it holds what was asked for; None where nothing can tell.
         seconds: how long it took.
     """
 
@@ -51,6 +52,7 @@ class Separation:
     stems: list[Stem]
     picture: Tensor
     level: float
+    presence: list[float | None]
     seconds: float
 
     @property
@@ -132,10 +134,11 @@ def facts(separation: Separation) -> dict[str, Any]:
                 "rms_dbfs": _decibels(stem.rms),
                 "peak_dbfs": _decibels(stem.peak),
                 "energy_share": None if math.isnan(stem.share) else stem.share,
+                "presence": presence,
                 "si_sdr": _finite(stem.si_sdr[0]) if stem.si_sdr else None,
                 "si_sdr_improvement": _finite(stem.si_sdr[0] - stem.si_sdr[1]) if stem.si_sdr else None,
             }
-            for stem in separation.stems
+            for stem, presence in zip(separation.stems, separation.presence, strict=True)
         ],
     }
 
@@ -144,12 +147,15 @@ def _cells(separation: Separation) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the table."""
     heads = ["stem", "file", "RMS dBFS", "peak dBFS", "energy %"]
     judged = any(stem.si_sdr for stem in separation.stems)
+    heard = any(presence is not None for presence in separation.presence)
+    heads += ["presence %"] if heard else []
     heads += ["SI-SDR dB", "improved by"] if judged else []
     rows = []
     for fact in facts(separation)["stems"]:
         share = fact["energy_share"]
         row = [fact["name"], fact["file"], _text(fact["rms_dbfs"]), _text(fact["peak_dbfs"])]
         row.append("-" if share is None else f"{100 * share:.1f}")
+        row += ["-" if fact["presence"] is None else f"{100 * fact['presence']:.0f}"] if heard else []
         row += [_text(fact["si_sdr"]), _text(fact["si_sdr_improvement"])] if judged else []
         rows.append(row)
     return heads, rows
