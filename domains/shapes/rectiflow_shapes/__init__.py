@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rectiflow.domain import DomainSpec
+from rectiflow.domain import DomainSpec, Verb
+from rectiflow_shapes.prepare import PrepareSettings
 from rectiflow_shapes.settings import DATA, MODELS, REPRESENTATIONS, ShapeConditions
 
 SPEC = DomainSpec(
@@ -13,5 +14,12 @@ SPEC = DomainSpec(
     default_recipe="solids",
     groups={"data": DATA, "model": MODELS, "representation": REPRESENTATIONS},
     conditions=ShapeConditions,
+    datasets={
+        "pybullet-objects": "1000 random objects and 150 parts of robots and things (zlib)",
+        "sweethome3d": "820 pieces of furniture by category (CC0-1.0, CC-BY-3.0)",
+        "cgal": "150 example meshes of CGAL (mixed licences)",
+    },
+    fetcher="rectiflow_shapes.fetching:fetch",
+    verbs={"prepare": Verb("rectiflow_shapes.prepare:run", PrepareSettings)},
     requires={"trimesh": "shapes", "igl": "shapes", "manifold3d": "shapes", "skimage": "shapes", "e3nn": "shapes"},
 )
