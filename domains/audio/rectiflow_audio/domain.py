@@ -34,7 +34,7 @@ from rectiflow_audio.text import TextEncoder, text_encoder
 
 STEMS = ("target", "residual")
 SHOWN = 6
-CONTROLS = 64
+CONTROLS = 48
 """Mixtures that the controls are computed on."""
 
 
