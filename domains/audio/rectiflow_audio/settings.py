@@ -65,6 +65,13 @@ class UNetSettings:
 
 
 @dataclass
+class NarrowSettings(UNetSettings):
+    """The same with 1.7 M parameters: more steps in the demo's minutes."""
+
+    widths: list[int] = field(default_factory=lambda: [48, 96, 160])
+
+
+@dataclass
 class TinySettings(UNetSettings):
     """The same, small enough for tests."""
 
@@ -165,6 +172,7 @@ class QuerySettings:
 DATA: dict[str, type] = {"synthetic": SyntheticSettings, "real": RealSettings, "library": LibrarySettings}
 MODELS: dict[str, type] = {
     "small": UNetSettings,
+    "narrow": NarrowSettings,
     "tiny": TinySettings,
     "base": BandSettings,
     "conv_tasnet": ConvTasNetSettings,
