@@ -4,38 +4,22 @@ from __future__ import annotations
 
 import csv
 import logging
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import soundfile
 import torch
 from torch import Tensor
 
 from rectiflow.errors import ConfigError, DataError
 from rectiflow_audio.captions import REAL, REAL_PARAPHRASES, from_name
+from rectiflow_audio.excerpts import Clip, open_clip, random_excerpt
 from rectiflow_audio.real_sounds import MANIFEST, SUFFIXES, Recording, assign_splits
-from rectiflow_audio.resampling import resampled
 from rectiflow_audio.sounds import SPLITS, audible, checked_split
-from rectiflow_audio.synthesis import RATE
-from rectiflow_audio.transforms import resample
 
 _log = logging.getLogger(__name__)
 _TRIES = 12
 _SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
-# A kernel of torchaudio's grows with the rates over their common divisor.
-_LARGEST_RATIO = 1000
-
-
-@dataclass(frozen=True)
-class Excerptible:
-    """A file to cut excerpts from: `first` to `last` second of it."""
-
-    path: Path
-    rate: int
-    first: float
-    last: float
 
 
 class LibrarySounds:
@@ -56,7 +40,7 @@ class LibrarySounds:
         listed, base = _listed(root)
         readable, skipped = [], []
         for recording in listed:
-            found = _opened(base / recording.path)
+            found = open_clip(base / recording.path)
             if isinstance(found, str):
                 skipped.append(f"{recording.path} ({found})")
             else:
@@ -88,7 +72,7 @@ class LibrarySounds:
         clips = self._clips[checked_split(split), kind]
         for _ in range(_TRIES):
             clip = clips[int(torch.randint(len(clips), (), generator=generator))]
-            excerpt = _excerpt(clip, samples, generator)
+            excerpt = random_excerpt(clip, samples, generator)
             if audible(excerpt):
                 return excerpt
         raise DataError(
@@ -145,20 +129,9 @@ def _rows(manifest: Path) -> Iterator[Recording]:
         yield Recording(row["path"], row["kind"], row.get("group") or row["path"], split, 0.0)
 
 
-def _opened(path: Path) -> Excerptible | str:
-    """The file, or why it cannot be used."""
-    try:
-        info = soundfile.info(str(path))
-    except (soundfile.LibsndfileError, OSError) as error:
-        return str(getattr(error, "error_string", error)).rstrip(".")
-    if not info.frames:
-        return "it holds no samples"
-    return Excerptible(path, info.samplerate, 0.0, info.frames / info.samplerate)
-
-
-def _split(readable: list[tuple[Recording, Excerptible]]) -> dict[tuple[str, str], list[Excerptible]]:
+def _split(readable: list[tuple[Recording, Clip]]) -> dict[tuple[str, str], list[Clip]]:
     """What to draw from, by split and kind."""
-    clips: dict[tuple[str, str], list[Excerptible]] = {}
+    clips: dict[tuple[str, str], list[Clip]] = {}
     files = {recording.path: file for recording, file in readable}
     for kind in {recording.kind for recording, _ in readable}:
         members = [recording for recording, _ in readable if recording.kind == kind]
@@ -172,42 +145,6 @@ def _split(readable: list[tuple[Recording, Excerptible]]) -> dict[tuple[str, str
     return clips
 
 
-def _part(file: Excerptible, split: str) -> Excerptible:
+def _part(file: Clip, split: str) -> Clip:
     low, high = _SHARES[split]
     return replace(file, first=low * file.last, last=high * file.last)
-
-
-def _excerpt(clip: Excerptible, samples: int, generator: torch.Generator) -> Tensor:
-    """A random excerpt (samples,), its beginning anywhere in a long file, and a short one laid out again and again."""
-    needed, length = samples / RATE, clip.last - clip.first
-    if length >= needed:
-        start = clip.first + (length - needed) * float(torch.rand((), generator=generator, dtype=torch.float64))
-        return _read(clip, start, samples)
-    whole = _read(clip, clip.first, max(1, round(length * RATE)))
-    track = torch.zeros(samples)
-    position = int((samples - len(whole)) * float(torch.rand((), generator=generator)) * 0.3)
-    while position < samples:
-        kept = whole[: samples - position]
-        track[position : position + len(kept)] += kept
-        pause = float(torch.rand((), generator=generator)) ** 2
-        position += len(whole) + round(pause * min(RATE, 2 * len(whole)))
-    return track
-
-
-def _read(clip: Excerptible, start: float, samples: int) -> Tensor:
-    """Samples (samples,) at 16 kHz from a second of a file on."""
-    frames = -(-samples * clip.rate // RATE) + 1
-    try:
-        with soundfile.SoundFile(clip.path) as file:
-            file.seek(min(round(start * clip.rate), file.frames))
-            block = file.read(frames, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise DataError(
-            f"{clip.path} cannot be read any more: {error}; restore it or take it out of the library"
-        ) from error
-    wave = torch.from_numpy(block).mean(dim=1).nan_to_num(0.0, 0.0, 0.0).clamp(-1, 1)
-    if clip.rate // math.gcd(clip.rate, RATE) > _LARGEST_RATIO:
-        wave = torch.cat(list(resampled([wave[None]], clip.rate, RATE)), dim=1)[0]
-    elif clip.rate != RATE:
-        wave = resample(wave, clip.rate, RATE)
-    return torch.nn.functional.pad(wave, (0, max(0, samples - len(wave))))[:samples]
