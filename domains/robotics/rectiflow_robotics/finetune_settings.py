@@ -99,7 +99,7 @@ class FinetuneSettings:
     algorithm: str = "reinflow"
     k: int = 1
     seed: int = 0
-    iterations: int = 150
+    iterations: int = 100
     envs: int = 32
     chunks: int = 50
     workers: int = 0
