@@ -3,6 +3,8 @@
 The oracle knows which chain each noise shall become: what it leaves is the sampler's own error. One table and one figure.
 
     python benchmarks/protein_schedules.py runs/proteins/demo/base runs/proteins/demo/rectified [--count 128] [--out figures]
+
+writes protein_schedules.png, .md (the table) and .json (all figures).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import matplotlib
 matplotlib.use("Agg")
 import torch
 from matplotlib import pyplot
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from rectiflow.batch import Cond
@@ -37,7 +40,6 @@ from rectiflow_proteins.metrics import figures
 from rectiflow_proteins.secondary import secondary_structure
 
 STEPS = (1, 2, 5, 10, 20, 50, 200)
-RATE = 10.0
 SHOWN = (
     ("ca_valid", "CA-CA 3.8 +- 0.4 A"),
     ("peptide_valid", "C-N 1.33 +- 0.3 A"),
@@ -57,31 +59,33 @@ class Oracle:
         return self.data
 
 
-def samples(flow: Flow, x0: Any, cond: Cond, steps: int, schedule: str) -> dict[str, Tensor]:
-    """Frames after so many steps."""
-    if schedule == "exponential":
-        flow = scheduled(flow, {"rotations": Exponential(RATE)})
+def samples(flow: Flow, x0: Any, cond: Cond, steps: int, rate: float) -> dict[str, Tensor]:
+    """Frames after so many steps, rotations approached at a rate, or linearly where it is 0."""
+    if rate:
+        flow = scheduled(flow, {"rotations": Exponential(rate)})
     drawn = carry(flow, x0, cond, method="ddim", steps=steps, batch=64)
     x: dict[str, Tensor] = drawn.x
     return x
 
 
-def rows(name: str, flow: Flow, x0: Any, cond: Cond) -> Iterable[dict[str, Any]]:
+def rows(name: str, flow: Flow, x0: Any, cond: Cond, schedules: dict[str, float]) -> Iterable[dict[str, Any]]:
     """Figures for every number of steps and both schedules."""
     for steps in STEPS:
-        for schedule in ("linear", "exponential"):
-            chains = backbones(samples(flow, x0, cond, steps, schedule), cond)
+        for schedule, rate in schedules.items():
+            chains = backbones(samples(flow, x0, cond, steps, rate), cond)
             found = figures(chains, secondary_structure([chain[:, 1] for chain in chains]))
             yield {"model": name, "steps": steps, "schedule": schedule, **found}
 
 
-def oracle_rows(x0: Any, data: dict[str, Tensor], flow: Flow, cond: Cond) -> Iterable[dict[str, Any]]:
+def oracle_rows(
+    x0: Any, data: dict[str, Tensor], flow: Flow, cond: Cond, schedules: dict[str, float]
+) -> Iterable[dict[str, Any]]:
     """CA RMSD and the share of the rotation that is left, with the oracle."""
     knowing = replace(flow, model=Oracle(data), self_conditioning=False, null=None)
     angle = SO3().distance(x0["rotations"], data["rotations"])
     for steps in STEPS:
-        for schedule in ("linear", "exponential"):
-            x = samples(knowing, x0, cond, steps, schedule)
+        for schedule, rate in schedules.items():
+            x = samples(knowing, x0, cond, steps, rate)
             left = SO3().distance(x["rotations"], data["rotations"]) / angle
             gap = rmsd(x["translations"], data["translations"])
             yield {"steps": steps, "schedule": schedule, "ca_rmsd": float(gap.max()), "angle_left": float(left.mean())}
@@ -123,21 +127,41 @@ def draw(found: list[dict[str, Any]], path: Path, natives: dict[str, float]) -> 
                 )
         axis.axhline(natives[key], color="0.5", lw=0.8, ls=":")
         axis.set(xscale="log", title=title, xlabel="evaluations", ylim=(0, 1.03))
-    handles = [pyplot.Line2D([], [], color=f"C{number}", label=model) for number, model in enumerate(models)]
+    handles = [Line2D([], [], color=f"C{number}", label=model) for number, model in enumerate(models)]
     styles = (("linear", "-"), ("exponential", "--"))
-    handles += [pyplot.Line2D([], [], color="0.2", ls=style, label=name) for name, style in styles]
+    handles += [Line2D([], [], color="0.2", ls=style, label=name) for name, style in styles]
     axes[0].legend(handles=handles, fontsize=7, loc="lower right")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def table(found: list[dict[str, Any]], natives: dict[str, float]) -> str:
+    """A row for every number of steps: C-N and no clash, then helix and strand, of each model on each schedule."""
+    kinds = list(dict.fromkeys((row["model"], row["schedule"]) for row in found))
+    values = {(row["model"], row["schedule"], row["steps"]): row for row in found}
+    lines = [
+        "| evaluations | " + " | ".join(f"{model}, {schedule}" for model, schedule in kinds) + " |",
+        "|---" * (len(kinds) + 1) + "|",
+    ]
+    for steps in STEPS:
+        cells = [_cell(values[*kind, steps]) for kind in kinds]
+        lines.append(f"| {steps} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"Held-out chains: {_cell(natives)}", ""])
+
+
+def _cell(row: dict[str, Any]) -> str:
+    return f"{row['peptide_valid']:.3f}, {row['clash_free']:.2f}; {row['helix']:.2f}, {row['strand']:.2f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("runs", nargs="+", type=Path, help="the base run, then those rectified from it")
     parser.add_argument("--count", type=int, default=128)
+    parser.add_argument("--rate", type=float, default=20.0, help="of the exponential schedule")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("."))
     options = parser.parse_args()
+    schedules = {"linear": 0.0, "exponential": options.rate}
     opened = [open_run(load_spec("proteins"), folder) for folder in options.runs]
     domain = opened[0].domain
     if not isinstance(domain, Proteins):
@@ -147,7 +171,7 @@ def main() -> None:
     x0: Any = draw_sources(domain, opened[0].flow, cond, options.count, generator)
     found: list[dict[str, Any]] = []
     for trained in opened:
-        for row in rows(trained.folder.name, trained.flow, x0, cond):
+        for row in rows(trained.folder.name, trained.flow, x0, cond, schedules):
             found.append(row)
             print(
                 " ".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()),
@@ -160,14 +184,22 @@ def main() -> None:
     noise: Any = opened[0].flow.sample_source(
         {name: tuple(part.shape) for name, part in data.items()}, batch.cond, generator
     )
-    oracle = list(oracle_rows(noise, data, opened[0].flow, batch.cond))
+    oracle = list(oracle_rows(noise, data, opened[0].flow, batch.cond, schedules))
     bent = {trained.folder.name: path_straightness(trained.flow, x0, cond) for trained in opened}
     options.out.mkdir(parents=True, exist_ok=True)
     draw(found, options.out / "protein_schedules.png", natives)
-    facts = {"rows": found, "natives": natives, "oracle": oracle, "straightness": bent, "count": options.count}
+    (options.out / "protein_schedules.md").write_text(table(found, natives))
+    facts = {
+        "rate": options.rate,
+        "rows": found,
+        "natives": natives,
+        "oracle": oracle,
+        "straightness": bent,
+        "count": options.count,
+    }
     (options.out / "protein_schedules.json").write_text(json.dumps(facts, indent=1))
     print(
-        f"angle left by the oracle, exponential: {math.exp(-RATE):.2e} expected, {[row['angle_left'] for row in oracle]}"
+        f"angle left by the oracle, exponential: {math.exp(-options.rate):.2e} expected, {[row['angle_left'] for row in oracle]}"
     )
     print(f"straightness: {bent}")
 
