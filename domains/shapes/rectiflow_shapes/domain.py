@@ -14,12 +14,16 @@ from torch import Tensor, nn
 
 from rectiflow.batch import Cond, Shape, State, batch_size
 from rectiflow.domain import Domain
+from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.records import Metric, Reference
 from rectiflow.spaces.euclidean import Euclidean
 from rectiflow.spaces.product import Product
 from rectiflow.spaces.space import Space
+from rectiflow.training.batches import Dataset
+from rectiflow.training.loop import Task
 from rectiflow_shapes.asked import null_conditions, requested, spread_conditions
+from rectiflow_shapes.autoencoding import LearnedRepresentation
 from rectiflow_shapes.batches import ShapeDataset, check_split
 from rectiflow_shapes.data import Splits
 from rectiflow_shapes.evaluation import CLOUD, METRICS, Held, held_out, set_figures, surface_points, valid_share
@@ -100,6 +104,20 @@ class Shapes(Domain):
         """That of the representation, with a batch axis."""
         shape = self.representation.shape
         return {name: (count, *part) for name, part in shape.items()} if isinstance(shape, dict) else (count, *shape)
+
+    def stage(self, name: str) -> tuple[Task, Dataset]:
+        """The autoencoder of a representation that has one.
+
+        Raises:
+            ConfigError: another stage, or a representation that is not trained.
+        """
+        representation = self.create(self.config.representation)
+        if name != "autoencoder" or not isinstance(representation, LearnedRepresentation):
+            raise ConfigError(
+                f"stage {name!r} is unknown for {type(representation).__name__}; allowed: flow, and autoencoder with "
+                "representation=latent_grid or latent_set"
+            )
+        return representation.stage(self.splits.train)
 
     def save(self, x: State, cond: Cond, folder: Path) -> list[Path]:
         """One GLB a shape, named by number and kind, and `turntable.gif` of the first eight; empty meshes are left out."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from omegaconf import MISSING
+
 from rectiflow.training.options import TrainingOptions
 
 
@@ -23,6 +25,16 @@ class SolidsSettings:
 
 
 @dataclass
+class FolderSettings:
+    """Meshes below the folder `path`, kinds from its subfolders; a share `held` for validation, at most `count` (0: all)."""
+
+    _target_: str = "rectiflow_shapes.folder_data.folder"
+    path: str = MISSING
+    held: float = 0.1
+    count: int = 0
+
+
+@dataclass
 class LatentGridSettings:
     """A truncated distance grid through a small autoencoder: tokens of a coarse grid, each with its place."""
 
@@ -31,7 +43,7 @@ class LatentGridSettings:
     channels: int = 16
     width: int = 96
     noise: float = 0.1
-    kl: float = 1e-4
+    kl: float = 1e-3
     run: str = ""
     training: TrainingOptions = field(
         default_factory=lambda: TrainingOptions(steps=1500, batch=32, learning_rate=2e-3, ema=0.995)
@@ -58,6 +70,26 @@ class MosaicSetSettings:
     rank: int = 32
     whitening: float = 0.5
     resolution: int = 64
+
+
+@dataclass
+class LatentSetSettings:
+    """Codes of `tokens` points spread over the surface; `anchored` tokens keep their points, which the flow then makes too."""
+
+    _target_: str = "rectiflow_shapes.latent_set.LatentSet"
+    tokens: int = 64
+    channels: int = 16
+    width: int = 128
+    depth: int = 2
+    anchored: bool = True
+    kl: float = 1e-4
+    normal: float = 0.05
+    eikonal: float = 0.01
+    resolution: int = 65
+    run: str = ""
+    training: TrainingOptions = field(
+        default_factory=lambda: TrainingOptions(steps=3000, batch=16, learning_rate=2e-3, ema=0.998)
+    )
 
 
 @dataclass
@@ -94,10 +126,11 @@ class ShapeConditions:
     attributes: dict[str, float] = field(default_factory=dict)
 
 
-DATA: dict[str, type] = {"solids": SolidsSettings}
+DATA: dict[str, type] = {"solids": SolidsSettings, "folder": FolderSettings}
 REPRESENTATIONS: dict[str, type] = {
     "principal_grid": PrincipalGridSettings,
     "latent_grid": LatentGridSettings,
+    "latent_set": LatentSetSettings,
     "mosaic": MosaicSetSettings,
 }
 MODELS: dict[str, type] = {"transformer": TransformerSettings, "paper": PaperSettings}

@@ -1,0 +1,136 @@
+"""Shapes as sets of codes, each anchored to a point of the surface (anchored vector sets), by an autoencoder of distances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rectiflow.batch import Shape, State
+from rectiflow.errors import ConfigError
+from rectiflow_shapes.autoencoding import LearnedRepresentation
+from rectiflow_shapes.extraction import grid_points
+from rectiflow_shapes.grids import BAND
+from rectiflow_shapes.set_autoencoder import HEADS, SetAutoencoder
+from rectiflow_shapes.shape_data import ShapeData
+
+_BATCH = 32
+_QUERIES = 32768
+_COARSE = 4  # nodes of the fine grid a step of the coarse one
+
+
+class LatentSet(LearnedRepresentation):
+    """A set of tokens: `codes` (tokens, channels), and `positions` (tokens, 3) of their points when they are anchored.
+
+    The plain form (`anchored=False`, 3DShape2VecSet, arXiv 2301.11445) has codes alone; in the same time it learns far less.
+
+    Args:
+        tokens, channels: of the set.
+        width, depth, anchored, kl, normal, eikonal: see `SetAutoencoder`.
+        resolution: nodes a side of decoded fields, a multiple of 4 and one more.
+        run, training: see `LearnedRepresentation`.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    ordered = False
+    arrays = ("cloud", "normals", "near", "distance", "grid")
+
+    def __init__(
+        self,
+        tokens: int = 64,
+        channels: int = 16,
+        width: int = 128,
+        depth: int = 2,
+        anchored: bool = True,
+        kl: float = 1e-4,
+        normal: float = 0.05,
+        eikonal: float = 0.01,
+        resolution: int = 65,
+        run: str = "",
+        training: Mapping[str, Any] | None = None,
+    ) -> None:
+        if min(tokens, channels, depth) < 1 or width % HEADS or resolution % _COARSE != 1:
+            raise ConfigError(
+                f"a latent set got tokens={tokens}, channels={channels}, depth={depth}, width={width}, resolution={resolution}; "
+                f"allowed: at least 1, a width that {HEADS} divides, a resolution of one more than a multiple of {_COARSE}"
+            )
+        self.tokens, self.channels, self.anchored, self.resolution = tokens, channels, anchored, resolution
+        settings: dict[str, Any] = {"channels": channels, "width": width, "depth": depth, "anchored": anchored}
+        settings |= {"kl": kl, "normal": normal, "eikonal": eikonal, "tokens": tokens}
+        network = SetAutoencoder(**settings, generator=torch.Generator().manual_seed(0))
+        super().__init__(network, run, training or {}, settings)
+
+    @property
+    def shape(self) -> Shape:
+        """{"codes": (tokens, channels), "positions": (tokens, 3)}; without anchors the codes alone."""
+        codes = (self.tokens, self.channels)
+        return {"codes": codes, "positions": (self.tokens, 3)} if self.anchored else codes
+
+    def measure(self, data: ShapeData) -> dict[str, Tensor]:
+        """Mean and standard deviation of each channel, and of positions."""
+        codes, positions = self._encoded(data)
+        codes = codes.flatten(0, 1)
+        return {
+            "mean": codes.mean(0),
+            "deviation": codes.std(0).clamp(min=1e-3),
+            "position": positions.square().mean().sqrt(),
+        }
+
+    def encode(self, data: ShapeData) -> State:
+        """States of shapes, normalised."""
+        codes, positions = self._encoded(data)
+        codes = (codes - self.statistics["mean"]) / self.statistics["deviation"]
+        return {"codes": codes, "positions": positions / self.statistics["position"]} if self.anchored else codes
+
+    def decode(self, x: State) -> Tensor:
+        """Fields (B, R, R, R) in units of the band: everywhere on a coarse grid, and finely where that is near the surface."""
+        if self.anchored != isinstance(x, dict):
+            raise ConfigError(
+                f"this latent set is {'' if self.anchored else 'not '}anchored; its state is of the other form"
+            )
+        codes = x["codes"] if isinstance(x, dict) else x
+        codes = codes * self.statistics["deviation"] + self.statistics["mean"]
+        places = x["positions"] if isinstance(x, dict) else codes.new_zeros(*codes.shape[:2], 3)
+        positions = places * self.statistics["position"]
+        fields = [self._field(*parts) for parts in zip(codes, positions, strict=True)]
+        return torch.stack(fields) if fields else codes.new_zeros(0, *(self.resolution,) * 3)
+
+    def _field(self, code: Tensor, position: Tensor) -> Tensor:
+        """Coarse to fine: a cell of the coarse grid is looked into when a corner is less than the cell's diagonal away."""
+        nodes = grid_points(self.resolution)
+        with torch.no_grad():
+            tokens = self.network.tokens(code[None], position[None])  # type: ignore[operator]
+
+            def values(points: Tensor) -> Tensor:
+                parts = [
+                    self.network.distances(tokens, position[None], part[None])[0]  # type: ignore[operator]
+                    for part in torch.split(points, _QUERIES)
+                ]
+                return torch.cat(parts)
+
+            coarse = values(nodes[::_COARSE, ::_COARSE, ::_COARSE].reshape(-1, 3))
+            count = (self.resolution - 1) // _COARSE + 1
+            known = coarse.reshape(1, 1, count, count, count)
+            field = torch.nn.functional.interpolate(known, (self.resolution,) * 3, mode="trilinear", align_corners=True)
+            field = field[0, 0]
+            cell = 2 / (count - 1) * 3**0.5 / BAND
+            near = torch.nn.functional.max_pool3d(-known.abs(), 3, stride=1, padding=1)
+            near = torch.nn.functional.interpolate(near, (self.resolution,) * 3, mode="nearest")[0, 0] > -min(
+                cell, 0.98
+            )
+            field[near] = values(nodes[near])
+        return field
+
+    def _encoded(self, data: ShapeData) -> tuple[Tensor, Tensor]:
+        found = []
+        with torch.no_grad():
+            for start in range(0, len(data), _BATCH):
+                rows = slice(start, start + _BATCH)
+                cloud, normals = data.array("cloud", rows), data.array("normals", rows)
+                found.append(self.network.encode(cloud, normals))  # type: ignore[operator]
+        codes, positions = zip(*found, strict=True)
+        return torch.cat(codes), torch.cat(positions)
