@@ -64,7 +64,7 @@ def _split(family: str, count: int, seed: int, split: Split) -> ShapeData:
 
 def _fingerprint(family: str) -> str:
     """A checksum of one solid a kind, so that a change of the generator never meets shapes of the old one."""
-    digest = hashlib.sha256(str(_VERSION).encode())
+    digest = hashlib.sha256(f"{_VERSION} {_BLOCK}".encode())
     for index in range(len(family_kinds(family))):
         digest.update(np.round(draw(family, index).mesh.vertices, 9).tobytes())
     return digest.hexdigest()[:12]
