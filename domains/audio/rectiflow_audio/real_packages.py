@@ -214,7 +214,7 @@ ORIGINS = (
             "minetest-data",
             "5.6.1+dfsg+~1.9.0mt8+dfsg-2",
             "91371dd2bd51cfcd4fa60c138667989a47047dfe1a47f7523b9ad1782d397585",
-            "CC-BY-SA-3.0, CC-BY-SA-4.0, CC0, by file",
+            "CC-BY-SA-3.0, CC-BY-3.0, by file",
             "usr/share/games/minetest/games/minetest_game/mods/*.ogg",
         ),
         (("*/player_damage*", ""), ("*", "everyday")),
