@@ -77,7 +77,7 @@ def stacked(rows: Sequence[tuple[str, Tensor]], seconds: float, rate: int) -> Im
     height = 0.8 + 1.9 * len(rows)
     figure = Figure(figsize=(10, height), dpi=100)
     axes = np.atleast_1d(figure.subplots(len(rows), 1, sharex=True))
-    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.5 / height, top=1 - 0.3 / height, hspace=0.2)
+    figure.subplots_adjust(left=0.06, right=0.98, bottom=0.5 / height, top=1 - 0.3 / height, hspace=0.2)
     top = max(float(decibels.max()) for _, decibels in rows)
     for axis, (title, decibels) in zip(axes, rows, strict=True):
         shown = axis.imshow(
@@ -93,7 +93,7 @@ def stacked(rows: Sequence[tuple[str, Tensor]], seconds: float, rate: int) -> Im
         axis.set_title(title.replace("$", r"\$"), loc="left", fontsize=10)
         axis.set_ylabel("kHz")
     axes[-1].set_xlabel("s")
-    figure.colorbar(shown, ax=list(axes), label="dB", fraction=0.04, aspect=15 * len(rows), pad=0.01)
+    figure.colorbar(shown, ax=list(axes), label="dB", fraction=0.05, aspect=12 * len(rows), pad=0.01)
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return Image.open(stream).convert("RGB")
