@@ -58,7 +58,7 @@ def test_from_solids_to_files(tmp_path: Path) -> None:
     figures = json.loads((folder / "metrics.json").read_text())
     assert 0 <= figures["valid.euler.nfe_2"] <= 1
     assert figures["valid.floor"] <= 1
-    assert {"nna_cd.floor", "accuracy_cd.euler.nfe_2", "fd_e3.baseline"} <= figures.keys()
+    assert {"nna_cd.floor", "accuracy_points.euler.nfe_2", "fd_e3.baseline"} <= figures.keys()
     assert (folder / "report.html").is_file()
     settings = [f"run={folder}", "count=2", "steps=2", "cond.kind=mug", f"out={tmp_path / 'samples'}"]
     drawn = sample.run(SPEC, compose_verb(SampleSettings, {"cond": SPEC.conditions}, settings))

@@ -25,6 +25,7 @@ from rectiflow.training.loop import Task
 from rectiflow_shapes.asked import null_conditions, requested, spread_conditions
 from rectiflow_shapes.autoencoding import LearnedRepresentation
 from rectiflow_shapes.batches import ShapeDataset, check_split
+from rectiflow_shapes.classifier import PointClassifier, trained_classifier
 from rectiflow_shapes.data import Splits
 from rectiflow_shapes.evaluation import CLOUD, METRICS, Held, held_out, set_figures, surface_points, valid_share
 from rectiflow_shapes.meshes import export, inspect
@@ -179,13 +180,21 @@ class Shapes(Domain):
         ]
 
     def _figures(self, meshes: list[trimesh.Trimesh], cond: Mapping[str, Tensor]) -> dict[str, float]:
-        return {"valid": valid_share(meshes), **set_figures(surface_points(meshes), cond.get("kind"), self._held)}
+        clouds = surface_points(meshes)
+        figures = {"valid": valid_share(meshes)}
+        if "kind" in cond and len(self.splits.train.kinds) > 1:
+            told = self._classifier.predict(clouds) == cond["kind"][: len(clouds)]
+            figures["accuracy_points"] = float(told.double().mean())
+        return figures | set_figures(clouds, self._held)
+
+    @cached_property
+    def _classifier(self) -> PointClassifier:
+        return trained_classifier(self.splits.train)
 
     @cached_property
     def _held(self) -> Held:
-        half = slice(len(self.splits.validation) // 2)
-        data = self.splits.validation
-        return held_out(data.array("cloud", half)[:, :CLOUD], data.labels[half])
+        validation = self.splits.validation
+        return held_out(validation.array("cloud", slice(len(validation) // 2))[:, :CLOUD])
 
     def _names(self, cond: Cond, count: int) -> list[str]:
         if "kind" not in cond:

@@ -21,7 +21,7 @@ CLOUD = 512
 METRICS = (
     Metric("valid", "valid", "higher", primary=True),
     Metric("nna_cd", "1-NNA (CD)", "lower", primary=True),
-    Metric("accuracy_cd", "accuracy (CD)", "higher"),
+    Metric("accuracy_points", "accuracy (point net)", "higher"),
     Metric("cov_cd", "COV (CD)", "higher"),
     Metric("mmd_cd", "MMD (CD)", "lower"),
     Metric("fd_e3", "FD (e3 spectrum)", "lower"),
@@ -30,17 +30,16 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Held:
-    """Held-out shapes to compare with: clouds (R, 512, 3), kinds (R,), Chamfer distances (R, R) and descriptors (R, 40)."""
+    """Held-out shapes to compare with: clouds (R, 512, 3), their Chamfer distances (R, R) and descriptors (R, 40)."""
 
     clouds: Tensor
-    kinds: Tensor
     within: Tensor
     descriptors: Tensor
 
 
-def held_out(clouds: Tensor, kinds: Tensor) -> Held:
-    """Held-out shapes by their clouds (R, 512, 3) and kinds (R,)."""
-    return Held(clouds, kinds, chamfer_matrix(clouds, clouds), power_spectrum(clouds.double()))
+def held_out(clouds: Tensor) -> Held:
+    """Held-out shapes by their clouds (R, 512, 3)."""
+    return Held(clouds, chamfer_matrix(clouds, clouds), power_spectrum(clouds.double()))
 
 
 def surface_points(meshes: Sequence[trimesh.Trimesh], count: int = CLOUD) -> Tensor:
@@ -58,18 +57,14 @@ def valid_share(meshes: Sequence[trimesh.Trimesh]) -> float:
     return sum(inspect(mesh).valid for mesh in meshes) / len(meshes)
 
 
-def set_figures(clouds: Tensor, kinds: Tensor | None, reference: Held) -> dict[str, float]:
+def set_figures(clouds: Tensor, reference: Held) -> dict[str, float]:
     """1-NNA, coverage and MMD by Chamfer distance against as many held-out shapes, and the Frechet distance of descriptors.
 
-    1-NNA needs sets of one size: of the larger set the first shapes count. The accuracy is the share of shapes whose nearest
-    held-out shape is of the kind that was asked for, of those that were asked for one.
+    1-NNA needs sets of one size: of the larger set the first shapes count.
     """
     size = min(len(clouds), len(reference.clouds))
     ours, between = clouds[:size], chamfer_matrix(clouds[:size], reference.clouds[:size])
-    found = {}
-    if kinds is not None:
-        found["accuracy_cd"] = float((reference.kinds[between.argmin(1)] == kinds[:size]).double().mean())
-    return found | {
+    return {
         "nna_cd": nearest_neighbour_accuracy(chamfer_matrix(ours, ours), between, reference.within[:size, :size]),
         "cov_cd": coverage(between),
         "mmd_cd": mmd(between),
