@@ -18,6 +18,7 @@ from rectiflow.trained import new_network
 from rectiflow_audio.data import TrainingMixtures
 from rectiflow_audio.domain import Audio
 from rectiflow_audio.extracting import Extractor
+from rectiflow_audio.files import write
 from rectiflow_audio.metrics import si_sdr_improvement
 from rectiflow_audio.representation import LEVEL
 
@@ -140,6 +141,21 @@ def test_only_some_kinds_are_asked_for() -> None:
     assert {mixture.kind for mixture in domain.held_out.items} == {"speech", "dog"}
     with pytest.raises(ConfigError, match="piano"):
         audio("data.targets=[piano]").mixes  # noqa: B018 - they are made at first sight
+
+
+def test_music_is_asked_for_by_the_names_of_its_stems(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for part, count in (("train", 16), ("test", 1)):
+        for number in range(count):
+            folder = tmp_path / part / f"track {number}"
+            folder.mkdir(parents=True)
+            for stem in ("vocals", "drums", "bass", "other"):
+                write(folder / f"{stem}.wav", 0.1 * torch.randn(1, 8000, generator=generator), 16000)
+    settings = [*SMALL[:2], "recipe=stems", f"data.path='{tmp_path}'", "data.held_out=4", "data.seconds=0.25"]
+    domain = build(SPEC, compose_training(SPEC, settings))
+    assert isinstance(domain, Audio)
+    assert domain.dataset("train").__getitems__([0, 1]).extra["waves"].shape == (2, 2, 4000)
+    assert {kind for item in domain.held_out.items for kind in item.kinds} <= {"vocals", "drums", "bass", "other"}
 
 
 def test_stages() -> None:

@@ -19,6 +19,7 @@ from rectiflow_audio.library import LibrarySounds
 from rectiflow_audio.mixing import Mixture, Mixtures
 from rectiflow_audio.representation import Spectra, to_level
 from rectiflow_audio.sounds import PooledSounds, Sounds, SyntheticSounds
+from rectiflow_audio.stems import StemTracks
 from rectiflow_audio.text import TextEncoder
 
 EPOCH = 1 << 20
@@ -65,6 +66,15 @@ def real(**mixing: object) -> Mixes:
     if not folder.is_dir():
         raise DataError(f"the real sounds are not in {folder}; run: rectiflow fetch audio real-sounds")
     return library(str(folder), **mixing)
+
+
+def tracks(path: str, stems: Sequence[str], **mixing: object) -> Mixes:
+    """Mixtures of the stems of music, at random across tracks, each asked for by its name; `mixing` as in `mixes`.
+
+    Raises:
+        DataError: see `StemTracks`.
+    """
+    return mixes(StemTracks(path, stems), **mixing)  # type: ignore[arg-type]
 
 
 def mixes(

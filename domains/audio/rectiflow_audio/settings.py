@@ -53,6 +53,16 @@ class RealSettings(MixingSettings):
 
 
 @dataclass
+class TracksSettings(MixingSettings):
+    """Music with its parts, in folders as those of MUSDB18; each of `stems` is a kind that may be asked for."""
+
+    _target_: str = "rectiflow_audio.data.tracks"
+    path: str = MISSING
+    stems: list[str] = field(default_factory=lambda: ["vocals", "drums", "bass", "other"])
+    voices: list[int] = field(default_factory=lambda: [2, 4])
+
+
+@dataclass
 class UNetSettings:
     """Convolutional U-Net over patches of the spectrogram, steered by time and query in every block."""
 
@@ -169,7 +179,12 @@ class QuerySettings:
     query: Any = None
 
 
-DATA: dict[str, type] = {"synthetic": SyntheticSettings, "real": RealSettings, "library": LibrarySettings}
+DATA: dict[str, type] = {
+    "synthetic": SyntheticSettings,
+    "real": RealSettings,
+    "library": LibrarySettings,
+    "tracks": TracksSettings,
+}
 MODELS: dict[str, type] = {
     "small": UNetSettings,
     "narrow": NarrowSettings,
