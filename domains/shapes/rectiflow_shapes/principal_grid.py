@@ -64,13 +64,13 @@ class PrincipalGrid(Representation):
         coefficients = torch.cat(
             [(data.array("grid", rows).flatten(1) - self.mean) @ self.basis for rows in _slices(len(data), 256)]
         )
-        return (coefficients / self.scale).unflatten(1, (-1, self.columns))
+        return (coefficients / self.scale).reshape(len(data), -1, self.columns)
 
     def decode(self, x: State) -> Tensor:
         """Fields (B, 32, 32, 32) in units of the band."""
         grids = (tensor_state(x).flatten(1) * self.scale) @ self.basis.T + self.mean
         side = round(grids.shape[1] ** (1 / 3))
-        return grids.unflatten(1, (side, side, side))
+        return grids.reshape(-1, side, side, side)
 
     def _analyse(self, train: ShapeData) -> dict[str, Tensor]:
         """By the Gram matrix of the shapes, of which there are fewer than nodes."""
