@@ -70,7 +70,7 @@ class PrincipalGrid(Representation):
         """Fields (B, 32, 32, 32) in units of the band."""
         grids = (tensor_state(x).flatten(1) * self.scale) @ self.basis.T + self.mean
         side = round(grids.shape[1] ** (1 / 3))
-        return grids.reshape(-1, side, side, side)
+        return grids.reshape(len(grids), side, side, side)
 
     def _analyse(self, train: ShapeData) -> dict[str, Tensor]:
         """By the Gram matrix of the shapes, of which there are fewer than nodes."""
