@@ -3,7 +3,7 @@
     python benchmarks/robotics_finetuning.py run=runs/robotics/base steps=250000 seeds=0,1,2 [key=value …]
 
 Further settings are those of `rectiflow finetune robotics`. Plain cloning is "success.before". Results go to
-benchmarks/results/robotics-<name>.json and, as curves, beside it. A run that is there is continued, or kept.
+benchmarks/robotics/<name>.json and, as curves, beside it. A run that is there is continued, or kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rectiflow_robotics.curves import draw_comparison
 from rectiflow_robotics.finetune_settings import FinetuneSettings
 from rectiflow_robotics.finetuning import run as finetune
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "robotics"
 OWN = ("run", "steps", "seeds", "algorithms", "name", "threshold")
 CHUNKED = ("reinflow", "dppo", "fql")
 
@@ -49,8 +49,8 @@ def main(arguments: list[str]) -> None:
             print(json.dumps(rows[-1]), flush=True)
     RESULTS.mkdir(exist_ok=True)
     report = {"task": str(read_config(source).data.env), "steps": steps, "rows": rows, "machine": machine_info()}
-    write_atomically(RESULTS / f"robotics-{name}.json", json.dumps(report, indent=1) + "\n")
-    draw_comparison(groups, RESULTS / f"robotics-{name}.png", title=report["task"])
+    write_atomically(RESULTS / f"{name}.json", json.dumps(report, indent=1) + "\n")
+    draw_comparison(groups, RESULTS / f"{name}.png", title=report["task"])
 
 
 def tuned(source: Path, place: Path, algorithm: str, seed: int, steps: int, settings: dict[str, str]) -> Path:
