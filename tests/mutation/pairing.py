@@ -33,6 +33,12 @@ MUTANTS = (
         "linear_sum_assignment(cost.numpy(), maximize=True)",
         "couplings/permutation",
     ),
+    Mutant(
+        "couplings/permutation.py",
+        "space = space.components[self.by] if isinstance(space, Product) else None",
+        "space = None",
+        "couplings/permutation",
+    ),
     Mutant("couplings/aligned.py", "(squares - 2 * gain)", "(squares - gain)", "couplings/aligned"),
     Mutant("couplings/aligned.py", '"ina,jnb->ijab"', '"ina,jnb->ijba"', "couplings/aligned"),
     Mutant(
