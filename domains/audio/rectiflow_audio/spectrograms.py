@@ -77,7 +77,7 @@ def stacked(rows: Sequence[tuple[str, Tensor]], seconds: float, rate: int) -> Im
     height = 0.8 + 1.9 * len(rows)
     figure = Figure(figsize=(10, height), dpi=100)
     axes = np.atleast_1d(figure.subplots(len(rows), 1, sharex=True))
-    figure.subplots_adjust(left=0.06, right=0.98, bottom=0.5 / height, top=1 - 0.3 / height, hspace=0.2)
+    figure.subplots_adjust(left=0.06, right=0.96, bottom=0.5 / height, top=1 - 0.3 / height, hspace=0.2)
     top = max(float(decibels.max()) for _, decibels in rows)
     for axis, (title, decibels) in zip(axes, rows, strict=True):
         shown = axis.imshow(
