@@ -60,6 +60,24 @@ def test_the_mask_is_a_complex_product(generator: torch.Generator) -> None:
     assert (weight == 0).all()
 
 
+@pytest.mark.parametrize("kind", ["unet", "bands"])
+def test_phases_go_through_and_are_not_looked_at(kind: str, generator: torch.Generator) -> None:
+    network = tiny(generator) if kind == "unet" else bands(generator)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    given = inputs(16, generator)
+    angle = 2 * torch.pi * torch.rand(2, 1, 256, 16, generator=generator)
+
+    def turned(states: Tensor) -> Tensor:
+        plain = torch.view_as_complex(states.movedim(2, -1).contiguous())
+        return torch.view_as_real(plain * torch.exp(1j * angle)).movedim(-1, 2)
+
+    other = {**given, "x": turned(given["x"]), "mixture": turned(given["mixture"])}
+    assert (turned(network(**given)) - network(**other)).abs().max() < 1e-3
+    assert (network(**given) - network(**other)).abs().max() > 0.1
+
+
 @pytest.mark.parametrize("name", ["x", "t", "mixture", "query"])
 def test_it_listens_to_everything(name: str, generator: torch.Generator) -> None:
     network = woken(tiny(generator), generator)

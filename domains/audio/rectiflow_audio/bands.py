@@ -81,7 +81,7 @@ class BandTransformer(nn.Module):
         self.query = linear(query_width, width, generator=generator)
         self.profile = linear(query_width, 2 * stems * spectra.bins, generator=generator, zero=True)
         self.input = nn.Parameter(
-            torch.randn(bands, (2 * stems + 3) * size, width, generator=generator) / ((2 * stems + 3) * size) ** 0.5
+            torch.randn(bands, (2 * stems + 2) * size, width, generator=generator) / ((2 * stems + 2) * size) ** 0.5
         )
         self.listening = nn.ModuleList(Listening(width, heads, query_width, generator=generator) for _ in range(depth))
         self.along = nn.ModuleList(AdaptiveBlock(width, heads, generator=generator) for _ in range(depth))

@@ -17,6 +17,8 @@ from rectiflow.nn.rotary import rotary_table
 from rectiflow.nn.transformer import Attention
 from rectiflow_audio.representation import Spectra
 
+FAINT = 1e-4
+"""Power of a place in the spectrogram, of about 0.1 on average, below which its phase fades out."""
 FIRST_MASK = 0.5
 """Mask that an untrained network puts on the mixture for every stem."""
 
@@ -81,6 +83,8 @@ class Context(nn.Module):
 class SpectralUNet(nn.Module):
     """Estimates stems as a complex mask on the mixture, plus a gated part of the state, plus an additive term.
 
+    It sees no phases: see `seen` and `estimate`.
+
     Patches of `patch` (frequencies, frames) are the first level's positions; each further level of `widths` halves both axes and
     has `blocks` blocks on the way down and on the way up. All patches of the last level attend to each other. Any number of
     frames will do.
@@ -127,7 +131,7 @@ class SpectralUNet(nn.Module):
         size = self.patch[0] * self.patch[1]
         self.time = ConditionEmbedding(condition, until=until, generator=generator)
         self.query = linear(query_width, condition, generator=generator)
-        self.input = convolution((2 * stems + 3) * size, widths[0], 1, generator=generator)
+        self.input = convolution((2 * stems + 2) * size, widths[0], 1, generator=generator)
         self.places = nn.ParameterList(
             torch.randn(width, bins // self.patch[0] // 2**level, 1, generator=generator)
             for level, width in enumerate(widths)
@@ -197,13 +201,22 @@ class SpectralUNet(nn.Module):
 
 
 def seen(x: Tensor, mixture: Tensor) -> Tensor:
-    """What a network looks at (B, 2 K + 3, F, N): stems (B, K, 2, F, N), mixture (B, 1, 2, F, N) and its magnitude."""
-    heard = mixture[:, 0]
-    return torch.cat([x.flatten(1, 2), heard, heard.square().sum(1, keepdim=True).sqrt()], dim=1)
+    """What a network looks at (B, 2 K + 2, F, N): stems (B, K, 2, F, N) and mixture (B, 1, 2, F, N) without their phases.
+
+    The mixture's magnitude and its logarithm, and each stem turned by minus the mixture's phase, all shifted and stretched to
+    about zero mean and unit variance. A phase says nothing of what sounds, and a network that sees it has to learn that first.
+    """
+    power = mixture.square().sum(2)
+    magnitude = (power + FAINT).sqrt()
+    cosine, sine = (mixture / magnitude[:, :, None]).unbind(2)
+    real, imaginary = x.unbind(2)
+    turned = torch.stack([real * cosine + imaginary * sine, imaginary * cosine - real * sine], dim=2)
+    level = 0.3 * torch.log(power + FAINT) + 1.2
+    return torch.cat([3 * magnitude - 0.6, level, 2 * turned.flatten(1, 2) - 0.3], dim=1)
 
 
 def estimate(x: Tensor, mixture: Tensor, output: Tensor, profile: Tensor) -> Tensor:
-    """Stems M y + G x + D, the mask's product complex.
+    """Stems M y + G x + D y / |y|, with complex M and D: turn x and y by a phase, and the estimate turns with them.
 
     Args:
         x: (B, K, 2, F, N).
@@ -214,11 +227,12 @@ def estimate(x: Tensor, mixture: Tensor, output: Tensor, profile: Tensor) -> Ten
     shape, stems = x.shape, x.shape[1]
     mask, gate, rest = torch.split(output, [2 * stems, stems, 2 * stems], dim=1)
     mask = mask + profile.reshape(len(x), 2 * stems, -1, 1)
-    real, imaginary = mask.reshape(shape).unbind(2)
+    magnitude = (mixture.square().sum(2, keepdim=True) + FAINT).sqrt()
+    real, imaginary = (mask.reshape(shape) + rest.reshape(shape) / magnitude).unbind(2)
     real = real + FIRST_MASK
     y_real, y_imaginary = mixture.unbind(2)
     masked = torch.stack([real * y_real - imaginary * y_imaginary, real * y_imaginary + imaginary * y_real], dim=2)
-    return masked + gate[:, :, None] * x + rest.reshape(shape)
+    return masked + gate[:, :, None] * x
 
 
 def _group_norm(width: int) -> nn.GroupNorm:
