@@ -55,7 +55,7 @@ def test_missing_minilm_is_one_line_with_both_ways_out(cache: Path, monkeypatch:
 
 @pytest.mark.parametrize("name", ["bert", "flan-t5", "clap:", "minilm:here"])
 def test_unknown_encoders_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="there are minilm"):
+    with pytest.raises(ConfigError, match="there are minilm, hashed, flan-t5:FOLDER"):
         text_encoder(name)
 
 

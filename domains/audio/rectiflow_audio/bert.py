@@ -73,21 +73,38 @@ def read_bert(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Bert:
     )
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Configuration of a model directory.
+
+    Raises:
+        DataError: `config.json` is missing or damaged.
+    """
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _no_directory(folder, error) from error
+    return config
+
+
 def read_directory(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Configuration and weights (float32) of a model directory with `config.json` and `model.safetensors`.
 
     Raises:
         DataError: a file is missing or damaged.
     """
+    config = read_config(folder)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(
-            f"{folder} is not a model directory: {error}; it must hold config.json, tokenizer.json and model.safetensors: "
-            "fetch it again, or check the path"
-        ) from error
+    except (OSError, SafetensorError) as error:
+        raise _no_directory(folder, error) from error
     return config, weights
+
+
+def _no_directory(folder: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{folder} is not a model directory: {error}; it must hold config.json, tokenizer.json and model.safetensors: "
+        "fetch it again, or check the path"
+    )
 
 
 class WordPieces:

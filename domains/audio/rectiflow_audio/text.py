@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from rectiflow.cache import cache_folder
 from rectiflow.errors import ConfigError, MissingDependency, StorageError
 from rectiflow_audio.bert import WordPieces, read_bert, read_directory
+from rectiflow_audio.text_models import LONGEST, Reader, fingerprint, open_reader, width
 
 _log = logging.getLogger(__name__)
 
@@ -53,10 +54,6 @@ class TextEncoder(Protocol):
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Vectors of B texts."""
         ...
-
-
-Reader = Callable[[str], tuple[Tensor, Tensor]]
-"""Reads one text: pooled (D,) and tokens (N, D)."""
 
 
 class CachedEncoder:
@@ -186,11 +183,12 @@ def padded(rows: Sequence[tuple[Tensor, Tensor]]) -> Encoded:
 
 
 def text_encoder(name: str) -> TextEncoder:
-    """The text encoder of a name: "minilm" or "hashed".
+    """The text encoder of a name: "minilm", "hashed", "flan-t5:FOLDER" or "clap:FOLDER" (with its tokenizer).
 
     Raises:
         ConfigError: another name.
         MissingDependency: its weights or a package are not there; the message says how to get them.
+        DataError: its folder holds something else.
     """
     if name == MINILM:
         found = minilm_folder()
@@ -203,7 +201,13 @@ def text_encoder(name: str) -> TextEncoder:
     if name == "hashed":
         _log.warning("text is hashed: queries are understood by the words they share with training, not by meaning")
         return HashedEncoder()
-    raise ConfigError(f"there is no text encoder {name!r}; there are minilm and hashed: set data.text to one")
+    kind, _, path = name.partition(":")
+    if kind in LONGEST and path:
+        own = Path(path).expanduser()
+        return CachedEncoder(name, width(kind, own), lambda: open_reader(kind, own), f"{kind}-{fingerprint(own)}")
+    raise ConfigError(
+        f"there is no text encoder {name!r}; there are minilm, hashed, flan-t5:FOLDER and clap:FOLDER: set data.text to one"
+    )
 
 
 def minilm_folder() -> Path | None:
