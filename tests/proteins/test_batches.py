@@ -8,9 +8,9 @@ from torch import Tensor
 
 from rectiflow.errors import ConfigError
 from rectiflow.spaces.so3 import SO3
-from rectiflow_proteins.batches import FrameDataset, buckets_of, motif_of
-from rectiflow_proteins.conditions import requested, spread_conditions
-from rectiflow_proteins.data import Chains, join
+from rectiflow_proteins.batches import FrameDataset, buckets_of, content_of, motif_of
+from rectiflow_proteins.conditions import requested, shares_of, spread_conditions
+from rectiflow_proteins.data import Chains, grammar_folds, join
 from rectiflow_proteins.flow import FREE_CONTENT, FREE_LABEL
 from rectiflow_proteins.frames import atoms_from_frames, with_oxygens
 
@@ -89,6 +89,22 @@ def test_what_cannot_be_told_is_refused() -> None:
         FrameDataset(chains([12, 12]), ("contents",))
     with pytest.raises(ConfigError, match="told"):
         FrameDataset(chains([12, 12]), ())
+
+
+def test_few_conditions_have_the_mean_content_of_all_chains() -> None:
+    folds, _ = grammar_folds(24, 48)
+    all_chains = torch.stack(
+        [
+            content_of(folds.states(i)[None], torch.ones(1, int(n), dtype=torch.bool))[0]
+            for i, n in enumerate(folds.lengths)
+        ]
+    )
+    torch.testing.assert_close(shares_of(folds), all_chains)
+    for seed in range(3):
+        cond = spread_conditions(folds, 64, 48, torch.Generator().manual_seed(seed))
+        # Random draws would be off by sd / 8 = 0.04; evenly spread ones by the width of a step, a 64th of the range, at most.
+        assert abs(float(cond["content"][:, 0].mean() - all_chains[:, 0].mean())) < 1 / 64
+        assert not torch.equal(cond["content"][:, 0], cond["content"][:, 0].sort().values)
 
 
 def test_spread_conditions_follow_the_chains() -> None:

@@ -13,6 +13,7 @@ from rectiflow.errors import ConfigError
 from rectiflow_proteins.batches import content_of
 from rectiflow_proteins.data import Chains
 from rectiflow_proteins.flow import FREE_CONTENT, FREE_LABEL
+from rectiflow_proteins.secondary import STATES
 
 LETTERS = {"C": 0, "H": 1, "E": 2, "X": FREE_LABEL}
 SHORTEST, LONGEST = 4, 1024
@@ -21,18 +22,26 @@ SHORTEST, LONGEST = 4, 1024
 def spread_conditions(chains: Chains, count: int, size: int, generator: torch.Generator) -> Cond:
     """Lengths with the secondary structure content that goes with them, as often as among the chains, in random order.
 
-    Each chain stands for its length and content at most once more than any other. `size` is the padded length.
+    Each chain stands for its length and content at most once more than any other, and the chains that do are evenly spread over
+    the range of helix content (systematic sampling), so that a few have the mean content of all. `size` is the padded length.
     """
-    rounds = -(-count // len(chains))
-    order = torch.cat([torch.randperm(len(chains), generator=generator) for _ in range(rounds)])[:count]
-    lengths = chains.lengths[order]
-    content = torch.cat(
-        [
-            content_of(chains.states(i)[None], torch.ones(1, length, dtype=torch.bool))
-            for i, length in zip(order.tolist(), lengths.tolist(), strict=True)
-        ]
-    )
-    return conditions(lengths, content, size)
+    mixed = torch.randperm(len(chains), generator=generator)
+    content = shares_of(chains)
+    ranked = mixed[content[mixed, 0].argsort(stable=True)]
+    start = torch.rand((), generator=generator, dtype=torch.float64)
+    places = ((torch.arange(count) + start) * (len(chains) / count)).long().clamp(max=len(chains) - 1)
+    order = ranked[places][torch.randperm(count, generator=generator)]
+    return conditions(chains.lengths[order], content[order], size)
+
+
+def shares_of(chains: Chains) -> Tensor:
+    """Shares of helix and strand (C, 2) among the residues of each chain."""
+    owner = torch.repeat_interleave(torch.arange(len(chains)), chains.lengths)
+    counts = [
+        torch.zeros(len(chains)).index_add(0, owner, (chains.structure == STATES.index(name)).float())
+        for name in ("helix", "strand")
+    ]
+    return torch.stack(counts, 1) / chains.lengths[:, None]
 
 
 def conditions(lengths: Tensor, content: Tensor, size: int) -> Cond:
