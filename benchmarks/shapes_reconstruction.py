@@ -2,8 +2,8 @@
 
 Held-out built-in solids of the wide family, and the meshes of a folder (`rectiflow fetch shapes cgal` prints one).
 
-    python benchmarks/shapes_reconstruction.py [--folder FOLDER] [--count 40] [--cubes 64 256] [--points 10000]
-        [--resolution 64] [--json results.json]
+    python benchmarks/shapes_reconstruction.py [--folder FOLDER] [--count 40] [--cubes 64 256] [--nodes 7]
+        [--points 10000] [--resolution 64] [--json results.json]
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ def of_folder(folder: Path, count: int) -> Iterator[Shape]:
         yield Path(path).stem, prepared.mesh, prepared.surface
 
 
-def judge(mesh: trimesh.Trimesh, points: Tensor, cubes: int, count: int, resolution: int) -> dict[str, float]:
+def judge(
+    mesh: trimesh.Trimesh, points: Tensor, cubes: int, nodes: int, count: int, resolution: int
+) -> dict[str, float]:
     begun = time.process_time()
-    mosaic = convert(points, lambda queries: signed_distance(mesh, queries), cubes)
+    mosaic = convert(points, lambda queries: signed_distance(mesh, queries), cubes, nodes=nodes)
     seconds = time.process_time() - begun
     decoded = surface(decode(mosaic, resolution))
     generator = torch.Generator().manual_seed(1)
@@ -77,6 +79,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--cubes", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--nodes", type=int, default=7)
     parser.add_argument("--points", type=int, default=10_000)
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--json", type=Path)
@@ -89,7 +92,7 @@ def main() -> None:
         rows: dict[int, list[dict[str, float]]] = {cubes: [] for cubes in options.cubes}
         for kind, mesh, points in shapes:
             for cubes in options.cubes:
-                rows[cubes].append(judge(mesh, points, cubes, options.points, options.resolution))
+                rows[cubes].append(judge(mesh, points, cubes, options.nodes, options.points, options.resolution))
             print(kind, {cubes: round(found[-1]["volume_ratio"], 3) for cubes, found in rows.items()}, file=sys.stderr)
         for cubes, found in rows.items():
             results[f"{name}, n={cubes}"] = table(found)
