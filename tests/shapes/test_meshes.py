@@ -180,6 +180,13 @@ def test_too_many_faces_and_other_formats_are_said(tmp_path: Path) -> None:
         read_mesh(path, most_faces=100)
     (tmp_path / "tetra.off").write_text("OFF\n4 4 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 2 1\n3 0 1 3\n3 0 3 2\n3 1 2 3\n")
     assert read_mesh(tmp_path / "tetra.off").volume == pytest.approx(1 / 6)
+    # Comments, counts beside the keyword, a colour a vertex, faces of four corners with a colour.
+    corners = "".join(f"{x} {y} {z} 255 0 0 255 # a corner\n" for x in (0, 1) for y in (0, 1) for z in (0, 1))
+    faces = "4 0 1 3 2 0.5 0.5 0.5\n4 4 6 7 5\n4 0 4 5 1\n4 2 3 7 6\n4 0 2 6 4\n4 1 5 7 3\n"
+    (tmp_path / "cube.off").write_text(f"# a cube\nCOFF 8 6 12\n\n{corners}{faces}")
+    cube = read_mesh(tmp_path / "cube.off")
+    assert cube.is_volume
+    assert cube.volume == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

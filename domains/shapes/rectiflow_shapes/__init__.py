@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rectiflow.domain import DomainSpec, Verb
+from rectiflow_shapes.batch import BatchSettings
 from rectiflow_shapes.prepare import PrepareSettings
 from rectiflow_shapes.settings import DATA, MODELS, REPRESENTATIONS, ShapeConditions
 
@@ -20,6 +21,9 @@ SPEC = DomainSpec(
         "cgal": "150 example meshes of CGAL (mixed licences)",
     },
     fetcher="rectiflow_shapes.fetching:fetch",
-    verbs={"prepare": Verb("rectiflow_shapes.prepare:run", PrepareSettings)},
+    verbs={
+        "batch": Verb("rectiflow_shapes.batch:run", BatchSettings, section="sampling"),
+        "prepare": Verb("rectiflow_shapes.prepare:run", PrepareSettings),
+    },
     requires={"trimesh": "shapes", "igl": "shapes", "manifold3d": "shapes", "skimage": "shapes", "e3nn": "shapes"},
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def read_mesh(path: Path, *, most_faces: int = MOST_FACES) -> trimesh.Trimesh:
             raise DataError(f"{path.name} has {size} bytes; at most {MOST_BYTES} are read: split or simplify it")
         _check_promises(path, suffix, size)
         options: dict[str, Any] = {"skip_materials": True} if suffix == ".obj" else {}
-        mesh = trimesh.load_scene(path, process=False, **options).to_mesh()
+        mesh = _read_off(path) if suffix == ".off" else trimesh.load_scene(path, process=False, **options).to_mesh()
     except MemoryError as error:
         raise DataError(f"{path.name} asks for more memory than there is; it may lie about its size") from error
     except PARSER_ERRORS as error:
@@ -67,6 +68,30 @@ def read_mesh(path: Path, *, most_faces: int = MOST_FACES) -> trimesh.Trimesh:
             f"{path.name} cannot be read as {suffix[1:].upper()}: {what}; check that it is whole"
         ) from error
     return _checked(mesh, path.name, most_faces)
+
+
+def _read_off(path: Path) -> trimesh.Trimesh:
+    """A mesh in the Object File Format; colours are passed over, faces of more corners become fans."""
+    lines = (line.split(b"#")[0].split() for line in path.read_bytes().splitlines())
+    rows = [row for row in lines if row]
+    head = rows[0][0].upper()
+    if (
+        b"BINARY" in [word.upper() for word in rows[0]]
+        or not head.endswith(b"OFF")
+        or b"4" in head
+        or b"N" in head[:-3]
+    ):
+        raise ValueError(f"only OFF and COFF in text are read, not {b' '.join(rows[0][:3]).decode('ascii', 'replace')}")
+    counts, rest = (rows[0][1:], rows[1:]) if len(rows[0]) > 1 else (rows[1], rows[2:])
+    vertex_count, face_count = int(counts[0]), int(counts[1])
+    if len(rest) < vertex_count + face_count:
+        raise ValueError(f"{vertex_count} vertices and {face_count} faces in {len(rest)} lines")
+    vertices = [[float(word) for word in row[:3]] for row in rest[:vertex_count]]
+    triangles: list[list[int]] = []
+    for row in rest[vertex_count : vertex_count + face_count]:
+        corners = [int(word) for word in row[1 : 1 + int(row[0])]]
+        triangles.extend([corners[0], one, other] for one, other in pairwise(corners[1:]))
+    return trimesh.Trimesh(np.array(vertices).reshape(-1, 3), np.array(triangles, int).reshape(-1, 3), process=False)
 
 
 def _checked(mesh: trimesh.Trimesh, name: str, most_faces: int) -> trimesh.Trimesh:
