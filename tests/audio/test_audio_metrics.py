@@ -162,7 +162,7 @@ def test_frechet_distance_equals_torchaudio_and_vanishes_on_itself() -> None:
 
 
 def test_ideal_mask_bounds_and_mixture_floors_the_generator_s_mixtures() -> None:
-    items = list(Mixtures(SyntheticSounds(), 1.016, 48, split="validation"))
+    items = list(Mixtures(SyntheticSounds(), 1.016, 24, split="validation"))
     target, residual = (torch.stack([getattr(item, name) for item in items]) for name in ("target", "residual"))
     mixture = torch.stack([item.mixture for item in items])
     estimates = ideal_ratio_mask(target, residual)
