@@ -16,7 +16,7 @@ from rectiflow_shapes.shape_data import ShapeData
 
 def spread_conditions(data: ShapeData, told: Sequence[str], count: int, generator: torch.Generator) -> Cond:
     """Conditions of shapes of the data, each kind as often as any other to within one, in random order."""
-    present = data.labels.unique()
+    present = torch.unique(data.labels)
     kinds = present[torch.arange(count) % len(present)][torch.randperm(count, generator=generator)]
     rows = torch.empty(count, dtype=torch.long)
     for kind in present:
