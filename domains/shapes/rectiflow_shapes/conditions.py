@@ -31,7 +31,9 @@ def words(caption: str) -> Tensor:
 
 def attribute_rows(units: Sequence[Mapping[str, float]], names: Sequence[str]) -> Tensor:
     """(N, A) attributes in [0, 1] by name; `FREE` where a shape lacks one."""
-    return torch.tensor([[float(values.get(name, FREE)) for name in names] for values in units]).reshape(len(units), len(names))
+    return torch.tensor([[float(values.get(name, FREE)) for name in names] for values in units]).reshape(
+        len(units), len(names)
+    )
 
 
 def kind_index(kind: Any, kinds: Sequence[str]) -> int:
