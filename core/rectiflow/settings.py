@@ -268,7 +268,9 @@ class ReflowSettings:
 
     `fresh` starts the student from new weights; by default it starts from the teacher's. `condition_drop` is 0 because a
     pair's sample follows from its noise *and* its condition: without the latter the student can only blur, and the share of
-    steps is lost. Give the guidance to the teacher instead. Its `exponential`, `rtol`, `atol` and `max_nfe` are as for sampling.
+    steps is lost. Give the guidance to the teacher instead. Its `exponential`, `rtol`, `atol` and `max_nfe` are as for sampling;
+    `student_exponential` is the schedule that the student is sampled and evaluated on. By default that is none: its paths are the
+    pairs' own, whatever schedule they were made on.
     """
 
     pairs: int = 10000
@@ -279,6 +281,7 @@ class ReflowSettings:
     atol: float | None = None
     max_nfe: int | None = None
     exponential: dict[str, float] = field(default_factory=dict)
+    student_exponential: dict[str, float] = field(default_factory=dict)
     pair_batch: int = 500
     seed: int = 1
     fresh: bool = False

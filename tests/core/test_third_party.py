@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 PACKAGE = Path(__file__).parents[1] / "third_party"
 
@@ -62,9 +63,27 @@ def test_third_party_domain_trains_samples_and_is_rectified(place: Path) -> None
 def test_schedules_of_components_are_settings(place: Path) -> None:
     """Named on the command line they reach the flow, which here predicts velocities and so cannot be on one."""
     base = place / "runs/rings/here/base"
-    assert (base / "config.yaml").read_text().count("exponential: {}") == 3  # sampling, evaluation, reflow
+    assert (base / "config.yaml").read_text().count(" exponential: {}") == 3  # sampling, evaluation, reflow
     for verb in ("sample", "evaluate"):
         refused = call(place, verb, "rings", f"run={base}", "exponential.point=10")
         assert refused.returncode != 0
         assert "predicts velocity" in refused.stderr
         assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_a_student_is_evaluated_on_the_schedule_that_reflow_says(place: Path) -> None:
+    written: list[dict[str, dict[str, float]]] = []
+    for name, settings in (("plain", []), ("late", ["student_exponential.point=8"])):
+        call(
+            place,
+            "reflow",
+            "rings",
+            "run=runs/rings/here/base",
+            f"name={name}",
+            "pairs=8",
+            "training.steps=1",
+            *settings,
+        )
+        config = OmegaConf.load(place / f"runs/rings/{name}/config.yaml")
+        written.append({section: dict(config[section].exponential) for section in ("sampling", "evaluation")})
+    assert written == [{"sampling": {}, "evaluation": {}}, {"sampling": {"point": 8}, "evaluation": {"point": 8}}]

@@ -91,6 +91,5 @@ def _student_config(teacher: Trained, config: DictConfig, folder: Path) -> DictC
     )
     written: Any = OmegaConf.to_container(student)  # plain, as it will be read back
     for section in ("sampling", "evaluation"):
-        # The student's paths are the pairs' own, whatever schedule they were made on.
-        written[section] = {**written[section], "exponential": {}}
+        written[section] = {**written[section], "exponential": plain["student_exponential"]}
     return DictConfig(written)
