@@ -76,7 +76,7 @@ class UNetSettings:
 
 @dataclass
 class NarrowSettings(UNetSettings):
-    """The same with 1.7 M parameters: more steps in the demo's minutes."""
+    """The same, narrower, 2.2 M parameters: more steps in the demo's minutes."""
 
     widths: list[int] = field(default_factory=lambda: [48, 96, 160])
 
