@@ -16,21 +16,27 @@ MUTANTS = (
     ),
     Mutant(
         "couplings/optimal_transport.py",
-        "linear_sum_assignment(cost.cpu().numpy())",
-        "linear_sum_assignment(cost.cpu().numpy(), maximize=True)",
+        "index = assignment(cost)",
+        "index = assignment(-cost)",
         "couplings",
     ),
-    Mutant("couplings/optimal_transport.py", "[1]).to(device_of(x1))", "[1].argsort()).to(device_of(x1))", "couplings"),
+    Mutant("couplings/optimal_transport.py", "assignment(cost).to", "assignment(cost).argsort().to", "couplings"),
+    Mutant("couplings/assignment.py", "(reduced.numpy())[1]", "(reduced.numpy())[0]", "couplings"),
+    Mutant(
+        "couplings/assignment.py", "kernel).add_(f[:, None])", "kernel).sub_(f[:, None])", "couplings/test_assignment"
+    ),
+    Mutant("couplings/assignment.py", "regularisation * u.log()", "u.log()", "couplings/test_assignment"),
+    Mutant("couplings/assignment.py", "(reduced - f.double()", "(reduced + f.double()", "couplings/test_assignment"),
     Mutant(
         "couplings/permutation.py",
-        "permutation[sample, places[of_data]] = places[of_source]",
-        "permutation[sample, places[of_source]] = places[of_data]",
+        "places[assignment(cost)]",
+        "places[assignment(cost).argsort()]",
         "couplings/permutation",
     ),
     Mutant(
         "couplings/permutation.py",
-        "linear_sum_assignment(cost.numpy())",
-        "linear_sum_assignment(cost.numpy(), maximize=True)",
+        "permutation[sample, places] = places[assignment(cost)]",
+        "permutation[sample, places] = places[assignment(-cost)]",
         "couplings/permutation",
     ),
     Mutant(

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from rectiflow.batch import Cond, Mask, State, device_of
+from rectiflow.couplings.assignment import assignment
 from rectiflow.couplings.costs import as_float64, charge_mismatch, check_condition_weight, squared_distances
 from rectiflow.couplings.coupling import Coupled, Coupling, with_data_rows
 from rectiflow.errors import ConfigError
@@ -68,7 +68,7 @@ class AlignedOT(Coupling):
         # |Q x - y|^2 differs from |x - y|^2 by what turning adds to the inner product.
         gain = best_overlap(moments) - moments.diagonal(dim1=-2, dim2=-1).sum(-1)
         cost, _ = charge_mismatch((squares - 2 * gain).clamp(min=0), cond, self.condition_weight)
-        index = torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1])
+        index = assignment(cost)
         turn = best_rotation(moments[torch.arange(len(index)), index.to(moments.device)])
         return with_data_rows(self._turned(x0, turn.to(first)), x1, cond, index.to(device_of(x1)))
 

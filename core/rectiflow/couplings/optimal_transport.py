@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from rectiflow.batch import Cond, Mask, State, device_of
+from rectiflow.couplings.assignment import assignment
 from rectiflow.couplings.costs import check_condition_weight, pairing_costs
 from rectiflow.couplings.coupling import Coupled, Coupling, with_data_rows
 from rectiflow.spaces.space import Space
@@ -51,5 +51,5 @@ class MinibatchOT(Coupling):
             NonFiniteError: a state holds NaN or infinity.
         """
         cost, _ = pairing_costs(x0, x1, cond, mask, self.condition_weight, space)
-        index = torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1]).to(device_of(x1))
+        index = assignment(cost).to(device_of(x1))
         return with_data_rows(x0, x1, cond, index)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from rectiflow.batch import Cond, Mask, State, batch_size, device_of, map_state, parts, shape_of
+from rectiflow.couplings.assignment import assignment
 from rectiflow.couplings.costs import flat_space, squared_distances
 from rectiflow.couplings.coupling import Coupled, Coupling
 from rectiflow.errors import ConfigError, NonFiniteError
@@ -65,8 +65,7 @@ class RowPermutation(Coupling):
                 raise NonFiniteError(
                     f"sample {sample} of the batch has NaN or infinite rows; check its data"
                 ) from error
-            of_data, of_source = linear_sum_assignment(cost.numpy())
-            permutation[sample, places[of_data]] = places[of_source]
+            permutation[sample, places] = places[assignment(cost)]
         return permutation.to(device_of(x1))
 
     def __call__(
