@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import sys
@@ -23,7 +24,7 @@ USAGE = """usage: rectiflow <verb> <domain> [key=value …]
   evaluate <domain> run=… […]  figures per sampler                -> metrics.json, report.html
   demo     <domain> […]        all of it on embedded data, in minutes
   fetch    <domain> <data set> download a data set into the cache
-  bench    <study> […]         few-step methods side by side      -> table.md, report.html
+  bench    <study> […]         domains, few-step, … side by side  -> tables, report.html
   doctor                       versions, devices, disk, what is missing
 
 rectiflow <verb> <domain> --help   the settings of a verb
@@ -128,14 +129,21 @@ def _own_verb(spec: Any, call: Call) -> int:
 
 
 def _bench(call: Call) -> int:
-    """A study of whichever installed domain has it."""
+    """A study: of the core's, or of whichever installed domain has it."""
+    from rectiflow.benchmarking.catalogue import STUDIES
+    from rectiflow.benchmarking.settings import ReportSettings
     from rectiflow.config import check_overrides, compose_verb
     from rectiflow.domain import installed, load_object, load_spec
     from rectiflow.settings import BenchSettings
 
+    if call.domain in STUDIES:
+        return _core_bench(call, STUDIES[call.domain].settings, STUDIES[call.domain].run)
+    if call.domain == "report":
+        return _core_bench(call, ReportSettings, "rectiflow.benchmarking.reporting:run")
     studies = {study: spec for spec in map(load_spec, installed()) for study in spec.studies}
     if call.domain not in studies:
-        raise ConfigError(f"study {call.domain!r} is unknown; allowed: {', '.join(sorted(studies)) or 'none'}")
+        allowed = ", ".join([*STUDIES, *sorted(studies), "report"])
+        raise ConfigError(f"study {call.domain!r} is unknown; allowed: {allowed}")
     check_overrides(call.overrides)
     spec = studies[call.domain]
     config = compose_verb(BenchSettings, {}, call.overrides)
@@ -143,6 +151,25 @@ def _bench(call: Call) -> int:
         return _execute("bench", spec, config, call)
     study = load_object(spec.studies[call.domain], extra=spec.name)
     import_module("rectiflow.verbs.bench").run(spec, study, config)
+    return 0
+
+
+def _core_bench(call: Call, settings: type, function: str) -> int:
+    """A study of the core's, over all domains or none."""
+    from omegaconf import OmegaConf
+
+    from rectiflow.config import check_overrides, compose_verb
+    from rectiflow.domain import load_object
+
+    check_overrides(call.overrides)
+    config = compose_verb(settings, {}, call.overrides)
+    if call.flags & {"-h", "--help"}:
+        print(f"rectiflow bench {call.domain} [key=value …]\n\n{inspect.cleandoc(settings.__doc__ or '')}\n")
+        print("Settings and their present values, to be overridden as path.to.key=value:\n")
+    if call.flags:
+        print(OmegaConf.to_yaml(config), end="")
+        return 0
+    load_object(function, extra="bench")(config)
     return 0
 
 

@@ -306,8 +306,16 @@ def _require(run: Path) -> None:
 
 def _append_line(run: Path, line: dict[str, Any]) -> None:
     _require(run)
-    path = run / EVALUATION_FILE
-    text = json.dumps(_storable(line), allow_nan=False).encode() + b"\n"
+    append_line(run / EVALUATION_FILE, line)
+
+
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Add one JSON object as a line, on disk when this returns; part of a line that a kill left is taken away first.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    text = json_line(line).encode()
     try:
         with path.open("a+b") as stream:
             stream.seek(0)
@@ -321,6 +329,11 @@ def _append_line(run: Path, line: dict[str, Any]) -> None:
             os.fsync(stream.fileno())
     except OSError as error:
         raise _not_written(path, error) from error
+
+
+def json_line(line: Mapping[str, Any]) -> str:
+    """A JSON object on a line of its own; null stands for a number that is not finite."""
+    return json.dumps(_storable(line), allow_nan=False) + "\n"
 
 
 def _not_written(path: Path, error: OSError) -> StorageError:

@@ -1,0 +1,30 @@
+"""The core's studies by name, as `rectiflow bench` finds them. Free of torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rectiflow.benchmarking.layout import BenchStudy, Watch
+from rectiflow.benchmarking.settings import DomainsSettings
+
+FOLDER = "bench"
+
+STUDIES: dict[str, BenchStudy] = {
+    "domains": BenchStudy(
+        "quality against evaluations of every domain's demo, before and after rectification",
+        DomainsSettings,
+        "rectiflow.benchmarking.domains:run",
+        "rectiflow.benchmarking.domains_layout:layout",
+        watched={
+            "normalised": Watch("higher", relative=0.1, absolute=0.03),
+            "straightness": Watch("lower", relative=0.2, absolute=0.002),
+            "network_share": Watch("higher", relative=0.1, absolute=0.05),
+        },
+    ),
+}
+
+
+def study_folder(config: Any) -> Path:
+    """Where a study leaves its measurements and page: out/bench/<name>, and <name>-quick for a quick one."""
+    return Path(str(config.out), FOLDER, str(config.name) + ("-quick" if config.quick else ""))

@@ -1,0 +1,172 @@
+"""report.html of a study, and of all studies together: made from the stored measurements alone, self-contained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from rectiflow.benchmarking.catalogue import STUDIES
+from rectiflow.benchmarking.layout import Figure, Layout, Table
+from rectiflow.benchmarking.measurement import FILE, Measurement, read_measurements
+from rectiflow.benchmarking.regression import Change, compare
+from rectiflow.domain import load_object
+from rectiflow.errors import ConfigError, DataError
+from rectiflow.records import write_atomically
+from rectiflow.report_table import number
+
+BASELINES = Path("benchmarks", "baseline")
+PAGE = "report.html"
+FIGURE_SPACE, PUNCTUATION_SPACE = "\N{FIGURE SPACE}", "\N{PUNCTUATION SPACE}"
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A study as the page shows it."""
+
+    name: str
+    layout: Layout
+    measurements: list[Measurement]
+    commands: list[str]
+    changes: list[Change]
+    machines: list[tuple[dict[str, Any], str]]
+
+
+def write_page(folder: Path, *, baselines: Path = BASELINES) -> Path:
+    """Write one study's page into its folder, and return the page.
+
+    `baselines` holds the stored figures that it is compared with, <name of the folder>.json.
+
+    Raises:
+        ConfigError: nothing was measured there, or by a study that is not known.
+        DataError: the measurements or the baseline are damaged.
+        StorageError: the page cannot be written.
+    """
+    chapter = read_chapter(folder, baselines)
+    return _write(folder / PAGE, chapter.layout.title, [chapter])
+
+
+def write_combined(root: Path, *, baselines: Path = BASELINES) -> Path:
+    """Write one page of all studies whose folders are in `root`, and return it.
+
+    Raises:
+        ConfigError: there are none.
+        DataError, StorageError: see `write_page`.
+    """
+    order = list(STUDIES)
+    folders = sorted(path.parent for path in root.glob(f"*/{FILE}"))
+    chapters = [read_chapter(folder, baselines) for folder in folders]
+    if not chapters:
+        raise ConfigError(f"{root} holds no study; run one first, for example `rectiflow bench domains quick=true`")
+    chapters.sort(key=lambda chapter: (order.index(chapter.measurements[0].study), chapter.name))
+    return _write(root / PAGE, "Benchmarks of rectiflow", chapters)
+
+
+def read_chapter(folder: Path, baselines: Path = BASELINES) -> Chapter:
+    """What a study's folder has to tell.
+
+    Raises:
+        ConfigError: nothing was measured there, or by a study that is not known.
+        DataError: the measurements or the baseline are damaged.
+    """
+    measurements = read_measurements(folder / FILE)
+    if not measurements:
+        raise ConfigError(f"{folder} holds no measurements; run the study first")
+    unknown = [entry.study for entry in measurements if entry.study not in STUDIES]
+    if unknown:
+        raise DataError(f"{folder / FILE}: study {unknown[0]!r} is unknown; allowed: {', '.join(STUDIES)}")
+    study = STUDIES[measurements[0].study]
+    layout: Layout = load_object(study.layout, extra="bench")(measurements)
+    commands = [line.command for table in _tables(layout) for line in table.lines if line.command]
+    commands = list(dict.fromkeys([*commands, *(entry.command for entry in measurements)]))
+    changes = compare(baselines / f"{folder.name}.json", measurements, study.watched)
+    return Chapter(folder.name, layout, measurements, commands, changes, _machines(measurements))
+
+
+def _tables(layout: Layout) -> list[Table]:
+    return [block for section in layout.sections for block in section.blocks if isinstance(block, Table)]
+
+
+def _write(path: Path, title: str, chapters: Sequence[Chapter]) -> Path:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("bench.html").render(
+        title=title,
+        chapters=chapters,
+        counter=_Counter(),
+        is_table=lambda block: isinstance(block, Table),
+        is_figure=lambda block: isinstance(block, Figure),
+        aligned=aligned,
+        number=number,
+        tally=tally,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    write_atomically(path, page)
+    return path
+
+
+class _Counter:
+    """Numbers of tables and figures, over the whole page."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+
+    def next(self, kind: str) -> int:
+        self._last[kind] = self._last.get(kind, 0) + 1
+        return self._last[kind]
+
+
+def aligned(table: Table) -> list[list[str]]:
+    """The cells of a table, numbers padded after their point with spaces as wide as digits, so that points stand in line."""
+    columns = list(zip(*(line.cells for line in table.lines), strict=True))
+    padded = [
+        _aligned(texts) if column.kind == "number" else list(texts)
+        for column, texts in zip(table.columns, columns, strict=True)
+    ]
+    return [list(cells) for cells in zip(*padded, strict=True)]
+
+
+def _aligned(texts: Sequence[str]) -> list[str]:
+    tails = [len(text.partition(".")[2]) if _plain(text) else 0 for text in texts]
+    longest = max(tails, default=0)
+    point = any(tails)
+    return [
+        text + FIGURE_SPACE * (longest - tail) + (PUNCTUATION_SPACE if point and not tail else "")
+        if _plain(text)
+        else text
+        for text, tail in zip(texts, tails, strict=True)
+    ]
+
+
+def _plain(text: str) -> bool:
+    """Whether a text is a number without exponent, unit or interval."""
+    return text.lstrip("-\N{MINUS SIGN}+").replace(",", "").replace(".", "", 1).isdigit()
+
+
+def tally(changes: Sequence[Change]) -> dict[str, int]:
+    """How many figures became better, worse, stayed the same or are gone."""
+    found = {name: sum(change.verdict == name for change in changes) for name in ("better", "same", "worse", "gone")}
+    return {name: count for name, count in found.items() if count}
+
+
+def _machines(measurements: Sequence[Measurement]) -> list[tuple[dict[str, Any], str]]:
+    """Each machine that measured, with the range of its load."""
+    machines: dict[str, dict[str, Any]] = {}
+    loads: dict[str, list[float]] = {}
+    for entry in measurements:
+        machines[repr(sorted(entry.machine.items(), key=str))] = entry.machine
+        if entry.load is not None:
+            loads.setdefault(repr(sorted(entry.machine.items(), key=str)), []).append(entry.load)
+    return [
+        (machine, f"{min(loads[key]):.1f} to {max(loads[key]):.1f}" if key in loads else "")
+        for key, machine in machines.items()
+    ]
