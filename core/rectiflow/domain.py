@@ -69,6 +69,7 @@ class DomainSpec:
         fetcher: "package.module:function" that takes a data set's name and returns the folder it was put in.
         requires: import name -> extra that brings it, for `rectiflow doctor`.
         studies: what `rectiflow bench` can run, name -> "package.module:object", a `rectiflow.study.Study`.
+        demo_runs: the two runs that `rectiflow demo` leaves, before and after, for benchmarks.
         verbs: verbs that only this domain has, or does in a way of its own: name -> `Verb`, or "package.module:function" taking
             the arguments after the domain.
     """
@@ -84,6 +85,7 @@ class DomainSpec:
     fetcher: str = ""
     requires: Mapping[str, str] = field(default_factory=dict)
     studies: Mapping[str, str] = field(default_factory=dict)
+    demo_runs: tuple[str, str] = ("base", "rectified")
     verbs: Mapping[str, str | Verb] = field(default_factory=dict)
 
     @property
@@ -106,6 +108,11 @@ class Domain(ABC):
     @abstractmethod
     def metrics(self) -> Sequence[Metric]:
         """How the figures of `evaluate` are to be read; the first primary one is the headline."""
+
+    @property
+    def headline(self) -> str:
+        """Name of the metric that stands for quality where domains are set side by side: the first primary one."""
+        return next((metric for metric in self.metrics if metric.primary), self.metrics[0]).name
 
     @abstractmethod
     def dataset(self, split: str) -> Dataset:

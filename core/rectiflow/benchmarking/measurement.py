@@ -32,6 +32,7 @@ class Measurement:
         seed: of all chance in it.
         seconds: that the measuring took.
         digest: of what it depends on beside its name, a trained model for instance; another one makes it out of date.
+        facts: words that belong to the figures, name -> text: a metric's title, what the floor is, a path.
         note: a sentence for the reader, for instance why there is no figure.
         load: one-minute load of the machine when it was measured.
         machine: processor, versions and commit, as `rectiflow.records.machine_info` has them.
@@ -48,6 +49,7 @@ class Measurement:
     seed: int = 0
     seconds: float = 0.0
     digest: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
     note: str = ""
     load: float | None = None
     machine: dict[str, Any] = field(default_factory=dict)

@@ -115,6 +115,11 @@ class Proteins(Domain):
         """Geometry first."""
         return METRICS
 
+    @property
+    def headline(self) -> str:
+        """Peptide links: the chain's turns must be right for them, while CA-CA only needs the places."""
+        return "peptide_valid"
+
     def evaluate(self, x: State, cond: Cond) -> dict[str, float]:
         """Figures of backbones against the training chains."""
         return evaluate(backbones(x, cond), self._summary, self._training)

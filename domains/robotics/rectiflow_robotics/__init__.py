@@ -14,6 +14,7 @@ SPEC = DomainSpec(
     default_recipe="push",
     groups={"data": DATA, "model": MODELS},
     conditions=ObservationSettings,
+    demo_runs=("cloned", "finetuned"),
     verbs={
         "collect": Verb("rectiflow_robotics.collecting:run", CollectSettings),
         "demo": Verb("rectiflow_robotics.demo:run", DemoSettings),

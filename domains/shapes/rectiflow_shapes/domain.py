@@ -151,6 +151,11 @@ class Shapes(Domain):
         """Validity first."""
         return METRICS
 
+    @property
+    def headline(self) -> str:
+        """The nearest-neighbour test: noise decodes to valid meshes too."""
+        return "nna_cd"
+
     def evaluate(self, x: State, cond: Cond) -> dict[str, float]:
         """Figures of samples against held-out shapes."""
         return self._figures(self.representation.meshes(x), cond)
