@@ -66,8 +66,9 @@ class Regression:
         return {}
 
 
-def test_equals_a_loop_written_out_by_hand(tiny: ModuleType) -> None:
-    options = tiny.small_options(steps=15, clip=0.7, weight_decay=0.1, learning_rate=0.05, final_fraction=0.1)
+@pytest.mark.parametrize("clip", [0.7, 0.0, 1e9], ids=["clipped", "off", "never reached"])
+def test_equals_a_loop_written_out_by_hand(tiny: ModuleType, clip: float) -> None:
+    options = tiny.small_options(steps=15, clip=clip, weight_decay=0.1, learning_rate=0.05, final_fraction=0.1)
     data, task = tiny.TinyData(), Regression()
     fitted = fit(task, data, options)
 
@@ -80,7 +81,7 @@ def test_equals_a_loop_written_out_by_hand(tiny: ModuleType) -> None:
         assert norm > 0.7  # so clipping is at work
         for parameter in hand.network.parameters():
             assert parameter.grad is not None
-            parameter.grad *= 0.7 / norm
+            parameter.grad *= clip / norm if clip == 0.7 else 1.0
         optimizer.param_groups[0]["lr"] = learning_rate(step, options)
         optimizer.step()
         optimizer.zero_grad()
