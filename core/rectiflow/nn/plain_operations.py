@@ -33,9 +33,13 @@ def plain_attention(
         weights = weights.masked_fill(~attn_mask, -torch.inf)
     elif attn_mask is not None:
         weights = weights + attn_mask
-    # Not torch's softmax, whose forward derivative cannot be differentiated backwards (torch 2.11).
-    weights = (weights - weights.amax(-1, keepdim=True)).exp()
-    return F.dropout(weights / weights.sum(-1, keepdim=True), dropout_p) @ value
+    return F.dropout(plain_softmax(weights, -1), dropout_p) @ value
+
+
+def plain_softmax(input: Tensor, dim: int) -> Tensor:
+    """exp(x) / sum exp(x) along an axis, as `torch.softmax`, whose forward derivative cannot be differentiated backwards."""
+    weights = (input - input.amax(dim, keepdim=True)).exp()
+    return weights / weights.sum(dim, keepdim=True)
 
 
 def plain_layer_norm(
@@ -60,11 +64,12 @@ def plain_layer_norm(
 PLAIN: dict[Callable[..., Any], Callable[..., Tensor]] = {
     F.scaled_dot_product_attention: plain_attention,
     F.layer_norm: plain_layer_norm,
+    torch.softmax: plain_softmax,
 }
 
 
 class PlainOperations(TorchFunctionMode):
-    """Inside the `with` block torch's attention and layer norm are the plain ones."""
+    """Inside the `with` block torch's attention, layer norm and softmax are the plain ones."""
 
     def __torch_function__(
         self,

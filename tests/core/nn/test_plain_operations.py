@@ -55,11 +55,12 @@ def test_layer_norm_is_torchs(affine: bool) -> None:
     torch.testing.assert_close(plain_layer_norm(Q, (5, 4), weight, bias, 1e-3), expected, atol=1e-12, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["attention", "layer_norm", "group_norm", "rms_norm", "gelu", "silu"])
+@pytest.mark.parametrize("name", ["attention", "softmax", "layer_norm", "group_norm", "rms_norm", "gelu", "silu"])
 def test_gradient_of_a_forward_derivative_is_that_of_a_difference(name: str) -> None:
     """Torch's own fail here: no rule for fused attention, an error in softmax, a wrong number from layer norm."""
     operation = {
         "attention": lambda x: F.scaled_dot_product_attention(x, x, V),
+        "softmax": lambda x: torch.softmax(x, -1),
         "layer_norm": lambda x: F.layer_norm(x, (4,)),
         "group_norm": lambda x: F.group_norm(x, 3),
         "rms_norm": lambda x: F.rms_norm(x, [4], eps=1e-6),

@@ -77,6 +77,24 @@ def test_attention_agrees_with_torch_multihead(generator: torch.Generator) -> No
     torch.testing.assert_close(ours(x), theirs(x, x, x, need_weights=False)[0])
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_training_in_bfloat16_attends_as_in_float32(generator: torch.Generator, masked: bool) -> None:
+    attention = Attention(16, 2, generator=generator).float()
+    x = torch.randn(2, 9, 16, generator=generator, dtype=torch.float32)
+    mask = packing_mask(torch.tensor([[1, 1, 1, 1, 2, 2, 2, 0, 0]] * 2)) if masked else None
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        attention.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            output = attention(x, mask=mask)
+        assert output.dtype == dtype
+        torch.autograd.backward(output.float().square().sum())
+        assert attention.qkv.weight.grad is not None
+        found.append((output.detach().float(), attention.qkv.weight.grad.clone()))
+    for exact, near in zip(*found, strict=True):
+        assert float((exact - near).norm() / exact.norm()) < 0.03
+
+
 def test_query_key_norm_makes_attention_blind_to_their_scale(generator: torch.Generator) -> None:
     attention = Attention(12, 3, generator=generator)
     x = torch.randn(2, 7, 12, generator=generator)
