@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from rectiflow.batch import Batch
+from rectiflow.cli import main
 from rectiflow.errors import ConfigError, DataError
 from rectiflow.training.loop import fit
 from rectiflow.training.options import TrainingOptions
@@ -160,3 +161,15 @@ def test_what_is_no_run_of_an_encoder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("domain: audio\nstage: flow\n")
     with pytest.raises(ConfigError, match="stage=flow"):
         load_encoder(tmp_path)
+
+
+def test_an_encoder_run_is_not_said_to_give_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RECTIFLOW_CACHE", str(tmp_path))
+    small = ["data.pool=2", "data.seconds=0.25", "training.steps=1", "training.batch=2", "training.tensorboard=false"]
+    assert main(["train", "audio", "stage=encoder", "name=encoder", f"out={tmp_path}", *small]) == 0
+    printed = capsys.readouterr().out
+    assert f"run: {tmp_path / 'audio' / 'encoder'}" in printed
+    assert "rectiflow sample" not in printed
+    assert load_encoder(tmp_path / "audio" / "encoder").dim == TEXT.dim

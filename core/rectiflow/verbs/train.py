@@ -13,7 +13,7 @@ from rectiflow.runs import create_run
 from rectiflow.solvers.catalogue import check_options
 from rectiflow.trained import new_network
 from rectiflow.training.batches import Dataset
-from rectiflow.training.loop import Fitted, Task, fit
+from rectiflow.training.loop import Fitted, fit
 from rectiflow.training.options import TrainingOptions
 
 
@@ -27,15 +27,21 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     options.validate()
     domain = build(spec, config)
     folder = Path(str(config.out), spec.name, str(config.name))
-    task, dataset = _flow_stage(domain, config, options.seed) if config.stage == "flow" else domain.stage(config.stage)
+    task, dataset = flow_stage(domain, config, options.seed) if config.stage == "flow" else domain.stage(config.stage)
     create_run(
         folder, config
     )  # after all that can be wrong with the settings, so that a mistake leaves no folder behind
-    report_end(fit(task, dataset, options, folder=folder, config=OmegaConf.to_yaml(config)), folder, spec.name)
+    fitted = fit(task, dataset, options, folder=folder, config=OmegaConf.to_yaml(config))
+    report_end(fitted, folder, spec.name, samples=config.stage == "flow")
     return folder
 
 
-def _flow_stage(domain: Domain, config: DictConfig, seed: int) -> tuple[Task, Dataset]:
+def flow_stage(domain: Domain, config: DictConfig, seed: int) -> tuple[FlowTask, Dataset]:
+    """What the training loop needs for a domain's flow: a task with fresh weights, and the data.
+
+    Raises:
+        ConfigError: a wrong prediction type, solver or setting.
+    """
     method = FlowMatching(
         times=domain.create(config.times),
         coupling=domain.create(config.coupling),
@@ -51,8 +57,8 @@ def _flow_stage(domain: Domain, config: DictConfig, seed: int) -> tuple[Task, Da
     return task, dataset
 
 
-def report_end(fitted: Fitted, folder: Path, domain: str) -> None:
-    """Say, on the first process, where the run is and what to do next."""
+def report_end(fitted: Fitted, folder: Path, domain: str, *, samples: bool = True) -> None:
+    """Say, on the first process, where the run is and, if it can be drawn samples from, what to do next."""
     if fitted.rank != 0:
         return
     parameters = sum(parameter.numel() for parameter in fitted.network.parameters())
@@ -60,4 +66,5 @@ def report_end(fitted: Fitted, folder: Path, domain: str) -> None:
         f"trained {parameters / 1e6:.2f} M parameters, {fitted.step} steps, {fitted.seconds:.0f} s, loss {fitted.loss:.4f}"
     )
     print(f"run: {folder}")
-    print(f"next: rectiflow sample {domain} run={folder} · rectiflow evaluate {domain} run={folder}")
+    if samples:
+        print(f"next: rectiflow sample {domain} run={folder} · rectiflow evaluate {domain} run={folder}")
