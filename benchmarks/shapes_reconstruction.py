@@ -2,8 +2,10 @@
 
 Held-out built-in solids of the wide family, and the meshes of a folder (`rectiflow fetch shapes cgal` prints one).
 
-    python benchmarks/shapes_reconstruction.py [--folder FOLDER] [--count 40] [--cubes 64 256] [--nodes 7]
-        [--points 10000] [--resolution 64] [--json results.json]
+A size is cubes x nodes a side, 256x7, or "checked": what the conversion's own check chose for each shape.
+
+    python benchmarks/shapes_reconstruction.py [--folder FOLDER] [--count 40] [--sizes 256x7 checked]
+        [--points 10000] [--resolution 96] [--json results.json]
 """
 
 from __future__ import annotations
@@ -20,15 +22,17 @@ import torch
 import trimesh
 from torch import Tensor
 
+from rectiflow.errors import DataError
 from rectiflow_shapes.extraction import surface
 from rectiflow_shapes.metrics import chamfer, f_score
-from rectiflow_shapes.mosaic import convert, decode
+from rectiflow_shapes.mosaic import SIZES, Mosaic, convert, convert_faithfully, decode
 from rectiflow_shapes.preparing import load, prepare_folder, sample_surface
 from rectiflow_shapes.signed_distance import signed_distance
 from rectiflow_shapes.solids import draw
 
 Shape = tuple[str, trimesh.Trimesh, Tensor]
 THRESHOLD = 0.02
+CHECKED = "checked"
 
 
 def solids(count: int) -> Iterator[Shape]:
@@ -44,11 +48,19 @@ def of_folder(folder: Path, count: int) -> Iterator[Shape]:
         yield Path(path).stem, prepared.mesh, prepared.surface
 
 
-def judge(
-    mesh: trimesh.Trimesh, points: Tensor, cubes: int, nodes: int, count: int, resolution: int
-) -> dict[str, float]:
+def converted(mesh: trimesh.Trimesh, points: Tensor, size: str, resolution: int) -> Mosaic:
+    def distance(queries: Tensor) -> Tensor:
+        return signed_distance(mesh, queries)
+
+    if size == CHECKED:
+        return convert_faithfully(mesh, points, distance, SIZES[1:], resolution=resolution)
+    cubes, nodes = map(int, size.split("x"))
+    return convert(points, distance, cubes, nodes=nodes)
+
+
+def judge(mesh: trimesh.Trimesh, points: Tensor, size: str, count: int, resolution: int) -> dict[str, float]:
     begun = time.process_time()
-    mosaic = convert(points, lambda queries: signed_distance(mesh, queries), cubes, nodes=nodes)
+    mosaic = converted(mesh, points, size, resolution)
     seconds = time.process_time() - begun
     decoded = surface(decode(mosaic, resolution))
     generator = torch.Generator().manual_seed(1)
@@ -63,42 +75,48 @@ def judge(
         "same_bodies": float(decoded.body_count == mesh.body_count),
         "valid": float(decoded.is_volume),
         "conversion_s": seconds,
+        "numbers": float(len(mosaic.positions) * (4 + mosaic.values[0].numel())),
     }
 
 
-def table(rows: list[dict[str, float]]) -> dict[str, float]:
+def table(rows: list[dict[str, float]], refused: int) -> dict[str, float]:
     figures = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     for name in ("same_bodies", "valid"):
         figures[name] = statistics.mean(row[name] for row in rows)
     figures["volume_within_10_percent"] = statistics.mean(abs(row["volume_ratio"] - 1) <= 0.1 for row in rows)
-    return {"shapes": len(rows), **figures}
+    return {"shapes": len(rows), "refused": refused, **figures}
+
+
+def measure(shapes: Iterator[Shape], options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    rows: dict[str, list[dict[str, float]]] = {size: [] for size in options.sizes}
+    refused = dict.fromkeys(options.sizes, 0)
+    for kind, mesh, points in shapes:
+        for size, found in rows.items():
+            try:
+                found.append(judge(mesh, points, size, options.points, options.resolution))
+                print(kind, size, round(found[-1]["volume_ratio"], 3), file=sys.stderr)
+            except DataError as error:
+                refused[size] += 1
+                print(kind, size, error, file=sys.stderr)
+    return {size: table(found, refused[size]) for size, found in rows.items() if found}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--count", type=int, default=40)
-    parser.add_argument("--cubes", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--nodes", type=int, default=7)
+    parser.add_argument("--sizes", nargs="+", default=["256x7", CHECKED])
     parser.add_argument("--points", type=int, default=10_000)
-    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--resolution", type=int, default=96)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     sets = {"wide solids": solids(options.count)}
     if options.folder:
         sets[options.folder.name] = of_folder(options.folder, options.count)
-    results = {}
-    for name, shapes in sets.items():
-        rows: dict[int, list[dict[str, float]]] = {cubes: [] for cubes in options.cubes}
-        for kind, mesh, points in shapes:
-            for cubes in options.cubes:
-                rows[cubes].append(judge(mesh, points, cubes, options.nodes, options.points, options.resolution))
-            print(kind, {cubes: round(found[-1]["volume_ratio"], 3) for cubes, found in rows.items()}, file=sys.stderr)
-        for cubes, found in rows.items():
-            results[f"{name}, n={cubes}"] = table(found)
-            print(f"{name}, n={cubes}", json.dumps(results[f"{name}, n={cubes}"], indent=1))
-            if options.json:
-                options.json.write_text(json.dumps(results, indent=1))
+    results = {name: measure(shapes, options) for name, shapes in sets.items()}
+    print(json.dumps(results, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

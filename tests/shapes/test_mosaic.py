@@ -163,11 +163,11 @@ def test_thin_walls_need_many_cubes_and_the_conversion_sees_it() -> None:
     thin = fidelity(convert(points, distance, 64), mesh)
     assert not thin.faithful
     assert thin.volume_ratio < 0.6
-    enough = convert_faithfully(mesh, points, distance, (64, 512))
+    enough = convert_faithfully(mesh, points, distance, ((64, 7), (512, 7)), resolution=64)
     assert len(enough.positions) == 512
     assert fidelity(enough, mesh).volume_ratio == pytest.approx(1, abs=0.1)
     with pytest.raises(DataError, match="too thin"):
-        convert_faithfully(mesh, points, distance, (64,))
+        convert_faithfully(mesh, points, distance, ((64, 7),), resolution=64)
 
 
 def test_farthest_points_are_the_farthest(generator: torch.Generator) -> None:

@@ -24,7 +24,7 @@ from rectiflow_shapes.cached_tensors import cached_tensors
 from rectiflow_shapes.representation import Representation
 from rectiflow_shapes.shape_data import ShapeData
 
-_VERSION = 1
+_VERSION = 2
 
 
 class ShapeArrays:

@@ -23,6 +23,8 @@ MARGIN = 1.25
 """How much larger than just covering the surface the cubes are."""
 NODES = 7
 """Nodes k a side of each cube's grid."""
+SIZES = ((64, 7), (256, 7), (256, 11), (512, 11))
+"""Numbers of cubes and nodes that a conversion which checks itself tries in turn."""
 
 
 class Mosaic(NamedTuple):
@@ -212,30 +214,28 @@ def convert_faithfully(
     mesh: trimesh.Trimesh,
     points: Tensor,
     distance: Callable[[Tensor], Tensor],
-    counts: Sequence[int] = (64, 128, 256, 512),
+    sizes: Sequence[tuple[int, int]] = SIZES,
     *,
-    resolution: int = 64,
-    nodes: int = NODES,
+    resolution: int = 96,
 ) -> Mosaic:
-    """The smallest mosaic, of those numbers of cubes, that keeps a mesh's volume and bodies.
+    """The first mosaic, of those sizes, that keeps a mesh's volume and bodies.
 
     Args:
         mesh: closed, in [-1, 1]^3.
         points: (P, 3) on its surface.
         distance: its signed distance.
-        counts: numbers of cubes to try, in order.
-        resolution: of the grid that it is judged on.
-        nodes: k.
+        sizes: (cubes, nodes a side) to try, in order.
+        resolution: of the grid that it is judged on; walls thinner than a cell of it are lost whatever the mosaic.
 
     Raises:
         DataError: none of them does; the message says what the last one got.
     """
-    for count in counts:
-        mosaic = convert(points, distance, count, nodes=nodes)
+    for cubes, nodes in sizes:
+        mosaic = convert(points, distance, cubes, nodes=nodes)
         found = fidelity(mosaic, mesh, resolution)
         if found.faithful:
             return mosaic
     raise DataError(
-        f"a mosaic of {counts[-1]} cubes keeps {found.volume_ratio:.0%} of the volume and has {found.bodies} bodies for "
-        f"{found.true_bodies}; allowed: 90% to 110% and as many: its parts are too thin, use more cubes or a finer grid"
+        f"a mosaic of {cubes} cubes of {nodes}^3 nodes keeps {found.volume_ratio:.0%} of the volume, in {found.bodies} bodies "
+        f"for {found.true_bodies}; allowed: 90% to 110% and as many: its parts are too thin, use more cubes or nodes"
     )

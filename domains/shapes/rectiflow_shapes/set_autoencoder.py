@@ -18,6 +18,7 @@ from rectiflow_shapes.network import PlainBlock
 HEADS = 4
 _OCTAVES = 6
 _FALLOFF = (4.0, 16.0, 32.0, 64.0)
+_SPACING = 0.25  # of tokens on a surface: what offsets are measured in
 _READ, _NEAR, _FAR = 512, 256, 64
 
 
@@ -28,33 +29,61 @@ def waves(points: Tensor) -> Tensor:
 
 
 class CrossAttention(nn.Module):
-    """Queries gather from keys and pass through a feed-forward network, with residuals; `bias` (B, heads, Q, K) is added."""
+    """Queries gather from keys and pass through a feed-forward network, with residuals.
 
-    def __init__(self, width: int, *, generator: torch.Generator) -> None:
+    Where both lie at points, the logits of head h fall by b_h |x - p|^2, b = 4, 16, 32, 64: a query listens to what is around
+    it. When `affine`, what a key at p says to a query at x is affine in x - p, as a distance near a piece of surface is.
+    """
+
+    falloff: Tensor
+
+    def __init__(self, width: int, affine: bool = False, *, generator: torch.Generator) -> None:
         super().__init__()
+        self.affine = affine
         self.query = linear(width, width, generator=generator)
-        self.key_value = linear(width, 2 * width, generator=generator)
+        self.key = linear(width, width, generator=generator)
+        self.value = linear(width, 4 * width if affine else width, generator=generator)
         self.output = linear(width, width, generator=generator)
         self.mlp = FeedForward(width, ratio=2.0, generator=generator)
+        self.register_buffer("falloff", torch.tensor(_FALLOFF, dtype=torch.float32), persistent=False)
 
-    def forward(self, queries: Tensor, keys: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Return new queries (B, Q, width)."""
+    def forward(self, queries: Tensor, keys: Tensor, at: Tensor | None = None, of: Tensor | None = None) -> Tensor:
+        """Return new queries (B, Q, width), of queries at points `at` (B, Q, 3) and keys at `of` (B, K, 3)."""
+        keys = _normal(keys)
         query = self.query(_normal(queries)).unflatten(2, (HEADS, -1)).transpose(1, 2)
-        key, value = self.key_value(_normal(keys)).unflatten(2, (2, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        key = self.key(keys).unflatten(2, (HEADS, -1)).permute(0, 2, 3, 1)
+        value = self.value(keys).unflatten(2, (HEADS, -1)).transpose(1, 2)
         # The plain formula: the normals of a field need a gradient of its gradient, which fused attention lacks.
-        weights = query @ key.mT / math.sqrt(query.shape[-1])
-        gathered = (weights if bias is None else weights + bias).softmax(-1) @ value
+        logits = query @ key / math.sqrt(query.shape[-1])
+        if at is None or of is None:
+            gathered = logits.softmax(-1) @ value
+        else:
+            gaps = [(at[:, :, None, axis] - of[:, None, :, axis]).square() for axis in range(3)]
+            weights = (logits - self.falloff[:, None, None] * (gaps[0] + gaps[1] + gaps[2])[:, None]).softmax(-1)
+            gathered = _affine(weights, value, at, of) if self.affine else weights @ value
         queries = queries + self.output(gathered.transpose(1, 2).flatten(2))
         result: Tensor = queries + self.mlp(_normal(queries))
         return result
 
 
+def _affine(weights: Tensor, value: Tensor, at: Tensor, of: Tensor) -> Tensor:
+    """sum_k w_qk (v_k + A_k (x_q - p_k) / spacing), of values (B, heads, K, 4 c) that hold v, A_x, A_y and A_z."""
+    at, of = at[:, None] / _SPACING, of[:, None] / _SPACING
+    constant, *slopes = value.chunk(4, -1)
+    for axis, slope in enumerate(slopes):
+        constant = constant - slope * of[..., axis, None]
+    constant, *slopes = (weights @ torch.cat([constant, *slopes], -1)).chunk(4, -1)
+    for axis, slope in enumerate(slopes):
+        constant = constant + slope * at[..., axis, None]
+    return constant
+
+
 class SetAutoencoder(nn.Module):
     """Tokens at points spread over the surface gather from the points around them, pass a narrow code, and give distances.
 
-    Anchored decoders know where each token's point is, and a query listens to a token the less the farther its point: the logits
-    of head h fall by b_h |x - p|^2, b = 4, 16, 32, 64. The loss is |error| + error^2 of distances in units of the band
-    (arXiv 2502.06608), with those of normals (1 - cosine), the eikonal equation and KL.
+    Anchored decoders know where each token's point is, and a query listens to the tokens around it (see `CrossAttention`). The
+    loss is |error| + error^2 of distances in units of the band (arXiv 2502.06608), with those of normals (1 - cosine), the
+    eikonal equation and KL.
 
     Args:
         tokens, channels: of the set.
@@ -63,8 +92,6 @@ class SetAutoencoder(nn.Module):
         anchored: whether the decoder knows the points.
         kl, normal, eikonal: weights; with `normal` and `eikonal` zero no gradient is taken in training.
     """
-
-    falloff: Tensor
 
     def __init__(
         self,
@@ -92,9 +119,8 @@ class SetAutoencoder(nn.Module):
             *(PlainBlock(width, HEADS, qk_norm=True, generator=generator) for _ in range(depth))
         )
         self.ask = linear(embedded, width, generator=generator)
-        self.answer = CrossAttention(width, generator=generator)
+        self.answer = CrossAttention(width, affine=anchored, generator=generator)
         self.distance = linear(width, 1, generator=generator)
-        self.register_buffer("falloff", torch.tensor(_FALLOFF, dtype=torch.float32), persistent=False)
 
     def encode(self, cloud: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
         """Mean codes (B, tokens, channels) and their points (B, tokens, 3), of surface points and normals (B, P, 3)."""
@@ -111,12 +137,9 @@ class SetAutoencoder(nn.Module):
 
     def distances(self, tokens: Tensor, positions: Tensor, points: Tensor) -> Tensor:
         """Signed distances (B, Q), in units of the band, at points (B, Q, 3)."""
-        bias = None
-        if self.anchored:
-            gaps = (points[:, :, None] - positions[:, None]).square().sum(-1)
-            bias = -self.falloff[:, None, None] * gaps[:, None]
-        answers: Tensor = self.distance(_normal(self.answer(self.ask(waves(points)), tokens, bias)))
-        return answers[..., 0]
+        places = (points, positions) if self.anchored else ()
+        answers: Tensor = self.distance(_normal(self.answer(self.ask(waves(points)), tokens, *places)))
+        return answers[..., 0].float()
 
     def forward(self, arrays: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Terms of the loss: "distance", "kl", and "normal" and "eikonal" where they have weight."""
@@ -142,8 +165,7 @@ class SetAutoencoder(nn.Module):
         rows = torch.stack([farthest_points(one, self.count) for one in cloud])[..., None]
         positions = cloud.gather(1, rows.expand(-1, -1, 3))
         queries = embedded.gather(1, rows.expand(-1, -1, embedded.shape[-1]))
-        gaps = (positions[:, :, None] - cloud[:, None]).square().sum(-1)
-        gathered = self.gather(queries, embedded, -self.falloff[:, None, None] * gaps[:, None])
+        gathered = self.gather(queries, embedded, positions, cloud)
         mean, log_variance = self.code(_normal(gathered)).chunk(2, -1)
         return mean, log_variance.clamp(-12, 4), positions
 
