@@ -119,7 +119,7 @@ def test_a_run_that_was_stopped_repeats_one_that_was_not(
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (straight, resumed)
     ]
-    drop = ("seconds",)
+    drop = ("seconds", "update_seconds")
     assert [{k: v for k, v in line.items() if k not in drop} for line in logs[0]] == [
         {k: v for k, v in line.items() if k not in drop} for line in logs[1]
     ]
@@ -277,6 +277,16 @@ def test_clip_acts_where_it_is_told_to() -> None:
     assert float(found.loss) == pytest.approx(-(0.5 + 1.0 + 1.2 - 1.5 - 0.8) / 5)
     assert float(found.clipped) == pytest.approx(4 / 5)
     assert torch.isfinite(clipped_surrogate(torch.tensor([1e6]), torch.tensor([-1.0]), 0.2).loss)
+
+
+def test_an_update_that_leaves_the_trust_region_goes_part_of_the_way_back(cloned: Path, tmp_path: Path) -> None:
+    """One step at this rate moves the chain by tens of nats."""
+    settings = ["actor_rate=0.003", "ppo.adaptive=false", "ppo.final_kl=0.3", "warm_up=0", "iterations=2"]
+    folder = run(cloned, tmp_path, *settings)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    moved = [line["kl"] for line in lines if "kl" in line]  # without any success there is no update
+    assert moved
+    assert all(0.03 < kl < 0.6 for kl in moved)
 
 
 def test_the_trust_region_narrows_linearly() -> None:

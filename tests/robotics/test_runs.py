@@ -109,7 +109,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_mistakes_get_one_line(base: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean point-reach" in said(capsys, "collect", "robotics", "env=point-rich")
     assert "at least 1 episode" in said(capsys, "collect", "robotics", "env=point-reach", "episodes=0")
-    assert "at least 1024 steps" in said(capsys, "collect", "robotics", "env=Hopper-v5", "expert_steps=10")
+    assert "at least 4000 steps" in said(capsys, "collect", "robotics", "env=Hopper-v5", "expert_steps=10")
     assert "episods" in said(capsys, "collect", "robotics", "episods=3")
     assert "did you mean" in said(capsys, "train", "robotics", "recipe=point_reach", "data.env=point-rich", "name=bad")
     assert "64 to 640" in said(capsys, "video", "robotics", f"run={base}", "size=7")

@@ -10,10 +10,12 @@ import pytest
 from rectiflow.cli import main
 from rectiflow.records import read_evaluation
 from rectiflow_robotics.chunks import step_chunk
+from rectiflow_robotics.demonstrations import load
 from rectiflow_robotics.environments import describe, make_environment
 from rectiflow_robotics.experts import expert_of, expert_policy
 from rectiflow_robotics.filming import every, film
 from rectiflow_robotics.rollout import rollout
+from rectiflow_robotics.simulators import Quaternion
 
 pytestmark = pytest.mark.sim
 
@@ -131,6 +133,28 @@ def test_push_is_cloned_from_ten_demonstrations(tmp_path: Path) -> None:
     one, four = read_evaluation(run).rows
     assert one.metrics["success"] >= 0.7
     assert four.metrics["success"] >= 0.9
+
+
+def test_quaternions_are_scipys() -> None:
+    rotation = pytest.importorskip("scipy.spatial.transform", reason="comes with gymnasium-robotics").Rotation
+    draws = rotation.random(500, rng=np.random.default_rng(0)).as_matrix()
+    angles = [[x, y, z] for x in (-90, 0, 90, 180) for y in (-90, 0, 90) for z in (-90, 0, 90, 180)]
+    turns = rotation.from_euler("xyz", angles, degrees=True).as_matrix().round()
+    for matrix in (*draws, *turns):
+        expected = rotation.from_matrix(matrix).as_quat()
+        np.testing.assert_allclose(Quaternion.from_matrix(matrix).as_quat(), expected, atol=1e-14)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_locomotion_is_demonstrated_by_a_policy_trained_here(tmp_path: Path) -> None:
+    pytest.importorskip("stable_baselines3", reason="needs the robotics-sb3 extra")
+    settings = ["env=HalfCheetah-v5", "episodes=2", "expert_steps=4000", "expert_return=9999"]
+    assert main(["collect", "robotics", *settings, f"out={tmp_path}"]) == 0
+    (path,) = tmp_path.glob("*.npz")
+    found = load(path)
+    assert found.lengths.tolist() == [1000, 1000]
+    assert found.provenance["by"].startswith("local-medium: SAC of Stable-Baselines3, 4000 steps, return -")
 
 
 @pytest.mark.filterwarnings("ignore")

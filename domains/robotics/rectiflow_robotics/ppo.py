@@ -1,12 +1,12 @@
 """Proximal policy optimisation of a denoising chain: clipped steps whose size is measured on the true chain (arXiv 1707.06347).
 
-What it guards against: likelihoods that are not the sampler's, steps that leave the trust region (a stop, and a learning rate
-that follows the divergence of the chain's law), advantages that do not vary, minibatches that are not finite.
+What it guards against: likelihoods that are not the sampler's, steps that leave the trust region (a stop, a way back, and a
+learning rate that follows the divergence of the chain's law), advantages that do not vary, minibatches that are not finite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -147,6 +147,7 @@ def update(
     error = require_ratio_one(experience.path.rows(chosen), replayed)
     advantages = normalised(experience.advantages, options.advantage_clip)
     acting = train_actor and advantages is not None
+    before = [parameter.detach().clone() for parameter in _parameters(learner.actor_optimizer)] if acting else []
     steps = 0
     for _ in range(options.epochs):
         order = torch.randperm(len(experience.values), generator=generator)
@@ -160,10 +161,11 @@ def update(
     result["ratio_error"] = error
     result["actor_steps"] = float(steps)
     result["explained_variance"] = explained_variance(experience.values, experience.returns)
-    if train_actor and advantages is not None:
-        result["kl"] = divergence(learner.chain, experience, options.minibatch)
+    if before:
+        moved = divergence(learner.chain, experience, options.minibatch)
+        result["kl"] = _retreat(learner, experience, before, moved, options)
         if options.adaptive:
-            _follow(learner, result["kl"], options.target_kl)
+            _follow(learner, moved, options.target_kl)
     result["learning_rate"] = learner.actor_optimizer.param_groups[0]["lr"]
     return result
 
@@ -207,6 +209,20 @@ def _actor_step(
     return kl
 
 
+def _retreat(learner: Learner, experience: Experience, before: Sequence[Tensor], moved: float, options: PPO) -> float:
+    """Go part of the way back from an update that left the trust region; returns the divergence that remains.
+
+    A single step may leave it, Adam's first above all. The divergence grows with the square of the way.
+    """
+    if not moved > STOP_FACTOR * options.target_kl:
+        return moved
+    share = (options.target_kl / moved) ** 0.5
+    with torch.no_grad():
+        for parameter, old in zip(_parameters(learner.actor_optimizer), before, strict=True):
+            parameter.copy_(torch.lerp(old, parameter, share))
+    return divergence(learner.chain, experience, options.minibatch)
+
+
 def _critic_step(
     learner: Learner, experience: Experience, index: Tensor, options: PPO, figures: dict[str, list[float]]
 ) -> None:
@@ -218,7 +234,7 @@ def _critic_step(
 
 def _step(learner: Learner, loss: Tensor, optimizer: torch.optim.Optimizer, grad_clip: float) -> float:
     """A step where loss and gradient are finite, else none; returns the gradient's norm."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = _parameters(optimizer)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     norm = float(nn.utils.clip_grad_norm_(parameters, grad_clip))
@@ -233,6 +249,10 @@ def _step(learner: Learner, loss: Tensor, optimizer: torch.optim.Optimizer, grad
             "lower the learning rate, or look at the environment's rewards. The last checkpoint is intact"
         )
     return 0.0
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _follow(learner: Learner, kl: float, target: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from typing import Any, Protocol
 
 import torch
@@ -147,7 +148,9 @@ class PolicyGradient:
         experience = value(rollout, self.learner.critic, self.credit, self.scale)
         acting = iteration >= int(config.warm_up)
         options = self.options.at(progress)
+        started = time.perf_counter()
         figures = update(self.learner, experience, self.objective, options, generator, train_actor=acting)
+        figures["update_seconds"] = time.perf_counter() - started
         for name, tensor in self.network.state_dict().items():
             self.average[name].lerp_(tensor, 1 - float(config.average))
         self._drawn = rollout.path.rows(torch.arange(min(64, len(rollout.path.states))))
