@@ -53,10 +53,10 @@ def scatter_curve(
         colour = COLOURS[line.run % len(COLOURS)]
         marker, style = MARKERS[line.variant % len(MARKERS)], "-" if line.variant == 0 else (0, (4, 2))
         axes.plot(
-            line.x, line.y, linestyle=style, marker=marker, ms=4.5, lw=1.6, color=colour, label=_plain(line.label)
+            line.x, line.y, linestyle=style, marker=marker, ms=4.5, lw=1.6, color=colour, label=plain_label(line.label)
         )
     for level in levels:
-        axes.axhline(level.y, color=MUTED, lw=1, ls=":", label=_plain(level.label))
+        axes.axhline(level.y, color=MUTED, lw=1, ls=":", label=plain_label(level.label))
     xs = sorted({x for line in lines for x in line.x})
     axes.xaxis.set_major_locator(FixedLocator(_spaced(xs)))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -76,7 +76,7 @@ def history_curve(lines: Sequence[Line], *, y_label: str) -> str:
     """Draw a quantity over the training step as an `<svg>` element, y logarithmic when it spans more than a decade."""
     figure, axes = _axes("training step", y_label)
     for line in lines:
-        axes.plot(line.x, line.y, lw=1.3, color=COLOURS[line.run % len(COLOURS)], label=_plain(line.label))
+        axes.plot(line.x, line.y, lw=1.3, color=COLOURS[line.run % len(COLOURS)], label=plain_label(line.label))
     heights = _heights(lines, ())
     if min(heights) > 0 and max(heights) > 10 * min(heights):
         axes.set_yscale("log")
@@ -101,8 +101,8 @@ def duration(seconds: float) -> str:
 def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.7, 3.0), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_xlabel(_plain(x_label), fontsize=9, color=MUTED)
-    axes.set_ylabel(_plain(y_label), fontsize=9, color=MUTED)
+    axes.set_xlabel(plain_label(x_label), fontsize=9, color=MUTED)
+    axes.set_ylabel(plain_label(y_label), fontsize=9, color=MUTED)
     axes.tick_params(labelsize=8.5, color=RULE, labelcolor=INK, length=3)
     axes.grid(visible=True, color=RULE, lw=0.7)
     axes.set_axisbelow(True)
@@ -138,7 +138,7 @@ def _formatter(write: Callable[[float], str]) -> FuncFormatter:
     return FuncFormatter(lambda value, _position: write(value))
 
 
-def _plain(text: str) -> str:
+def plain_label(text: str) -> str:
     """Keep matplotlib from reading formulas into dollar signs, or hiding what begins with an underscore."""
     return ("\N{ZERO WIDTH SPACE}" if text.startswith("_") else "") + text.replace("$", r"\$")
 
@@ -150,10 +150,10 @@ def _svg(figure: Figure, axes: Axes, salt: str) -> str:
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
         figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return _inline(stream.getvalue())
+    return inline_svg(stream.getvalue())
 
 
-def _inline(document: str) -> str:
+def inline_svg(document: str) -> str:
     """Keep the `<svg>` element alone: a page implies its name spaces, and style rules and group names would leak."""
     element = document[document.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", element, flags=re.DOTALL)

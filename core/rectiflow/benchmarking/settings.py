@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 class DomainsSettings:
     """`rectiflow bench domains`: every domain's demo before and after rectification, by solver and number of evaluations.
 
-    `domains` are all installed ones by default; `runs` names, for a domain, a folder with its demo's two runs or one
-    rectified run, whose teacher is found, in place of out/<domain>/demo. `flows` are base and rectified; `solvers` may hold
-    boss, Euler's method on the grid of least error, and own, the solver that the run itself samples with. `samples` (0: what
-    the run is evaluated with) are drawn from the same noise in every cell, in batches of the run's. `parts` are quality and
-    cost (paths, updates a second, memory). `quick` trains what is missing for a small share of its recipe's steps.
+    `domains` are all installed ones by default; `runs` names, for a domain, a folder with its demo's two runs or one rectified
+    run, whose teacher is found, in place of out/<domain>/demo. `flows` are base and rectified; `methods` are solvers, boss
+    (Euler's method on the grid of least error) and own (what the run itself samples with). `samples` (0: what the run is
+    evaluated with) are drawn from the same noise in every cell, in batches of the run's. `parts` are quality and cost (paths,
+    updates a second, memory). `quick` trains what is missing for a small share of its recipe's steps.
     """
 
     name: str = "domains"
@@ -24,7 +24,7 @@ class DomainsSettings:
     runs: dict[str, str] = field(default_factory=dict)
     flows: list[str] = field(default_factory=lambda: ["base", "rectified"])
     parts: list[str] = field(default_factory=lambda: ["quality", "cost"])
-    solvers: list[str] = field(default_factory=lambda: ["own", "euler", "midpoint", "heun", "ab2", "boss", "dopri5"])
+    methods: list[str] = field(default_factory=lambda: ["own", "euler", "midpoint", "heun", "ab2", "boss", "dopri5"])
     nfe: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
     samples: int = 0
     max_nfe: int = 400

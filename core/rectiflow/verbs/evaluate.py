@@ -105,7 +105,7 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
         _progress(row, domain.metrics)
     _print_table(rows, references, domain.metrics)
     write_metrics(folder, flat_metrics(read_evaluation(folder)))
-    write_metrics(folder, _geometry(trained, x0, cond, config.guidance, config.paths))
+    write_metrics(folder, geometry(trained, x0, cond, config.guidance, config.paths))
     path = report(spec, folder)
     print(f"figures: {folder / 'metrics.json'}\nreport: {path}")
     return folder
@@ -199,7 +199,7 @@ def _command(spec: DomainSpec, config: DictConfig, sampler: Sampler) -> str:
     )
 
 
-def _geometry(
+def geometry(
     trained: Trained, x0: State, cond: dict[str, torch.Tensor], guidance: float, count: int
 ) -> dict[str, float]:
     """Straightness (relative) and transport cost of some of the flow's own trajectories."""

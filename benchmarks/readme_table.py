@@ -1,0 +1,96 @@
+"""The benchmark tables of README.md, from the stored results in benchmarks/results: `python benchmarks/readme_table.py`.
+
+Writes them between the markers; with --check it only says whether they are what the results give, by its exit code.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rectiflow.benchmarking.domains_table import DomainResults, by_domain
+from rectiflow.benchmarking.measurement import Measurement, read_measurements
+from rectiflow.errors import DataError
+from rectiflow.records import write_atomically
+from rectiflow.report_table import number
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = (
+    "<!-- benchmarks: begin (benchmarks/readme_table.py writes what is between) -->",
+    "<!-- benchmarks: end -->",
+)
+ABSENT = number(math.nan)
+ARROWS = {"lower": "↓", "higher": "↑", "one": "→ 1"}
+
+
+def tables(results: Path = RESULTS) -> str:
+    """Markdown of everything stored."""
+    parts = [domains_table(read_measurements(results / "domains.jsonl"))]
+    return "\n".join(part for part in parts if part)
+
+
+def domains_table(measurements: Sequence[Measurement]) -> str:
+    """A line a domain: its own sampler at few and many evaluations, before and after rectification."""
+    domains = [domain for domain in by_domain(measurements) if domain.model is not None]
+    if not domains:
+        return ""
+    lines = [
+        "| domain | metric | floor | baseline | before: 2 | before: 32 | after: 1 | after: 2 | lost | ms/evaluation |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *(_line(domain) for domain in domains),
+    ]
+    machine = domains[0].measurements[0].machine
+    note = (
+        "Numbers over the columns are network evaluations a sample by the domain's own solver, before and after rectification, "
+        "from the same noise; *lost* is normalised quality (floor 1, baseline 0) between 32 evaluations before and 2 after, "
+        f"negative for a gain; milliseconds are processor time of one thread. `rectiflow bench domains` on {machine.get('cpu')}, "
+        f"torch {machine.get('torch')}; stored in `benchmarks/results/domains.jsonl`."
+    )
+    return "\n".join(lines) + f"\n\n{note}\n"
+
+
+def _line(domain: DomainResults) -> str:
+    wanted = (("base", 2), ("base", 32), ("rectified", 1), ("rectified", 2))
+    cells = [domain.cell(flow, domain.own(flow), nfe) for flow, nfe in wanted]
+    values = [number(cell.figures.get(domain.metric, math.nan)) if cell else ABSENT for cell in cells]
+    verdict = domain.verdict
+    lost = ABSENT if verdict is None or math.isnan(verdict.lost) else f"{100 * verdict.lost:.0f} %"
+    last = domain.line("base", domain.own("base"))[-1:]
+    each = number(last[0].figures["ms"] / last[0].figures["nfe"]) if last else ABSENT
+    ends = [number(domain.floor), number(domain.baseline)]
+    return (
+        "| " + " | ".join([domain.name, f"{domain.title} {ARROWS[domain.better]}", *ends, *values, lost, each]) + " |"
+    )
+
+
+def inserted(readme: str, text: str) -> str:
+    """The README with the text between its markers.
+
+    Raises:
+        DataError: a marker is missing.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise DataError(f"README.md has no markers; it must hold {BEGIN!r} and, below, {END!r}")
+    return f"{before}{BEGIN}\n{text}{END}{after}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the README, or check it."""
+    path = ROOT / "README.md"
+    present = path.read_text(encoding="utf-8")
+    wanted = inserted(present, tables())
+    if "--check" in arguments:
+        if present != wanted:
+            print("README.md differs from benchmarks/results; run python benchmarks/readme_table.py", file=sys.stderr)
+        return int(present != wanted)
+    write_atomically(path, wanted)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
