@@ -13,12 +13,20 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
 
 from rectiflow.errors import ConfigError, RectiflowError
 from rectiflow.training.checkpoint import storage_error
 from rectiflow.training.options import TrainingOptions
 
 T = TypeVar("T")
+
+
+class _MixedInside(MixedPrecision):
+    """Automatic mixed precision that leaves a network's inputs as they are: times and places need all their digits."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
 
 
 def start_fabric(options: TrainingOptions) -> Fabric:
@@ -39,6 +47,7 @@ def start_fabric(options: TrainingOptions) -> Fabric:
         )
     if devices * nodes > 1:
         strategy = "ddp"
+    mixed = options.precision == "bf16-mixed"
     with warnings.catch_warnings():
         # Training on the CPU of a machine with a GPU is a choice made in the options.
         warnings.filterwarnings("ignore", message="GPU available but not used")
@@ -47,7 +56,8 @@ def start_fabric(options: TrainingOptions) -> Fabric:
             devices=devices,
             num_nodes=nodes,
             strategy=strategy,
-            precision=options.precision,  # type: ignore[arg-type]  # validated against the same names
+            precision=None if mixed else options.precision,  # type: ignore[arg-type]  # validated against the same names
+            plugins=[_MixedInside("bf16-mixed", "cuda" if cuda else "cpu")] if mixed else None,
         )
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and not torch.distributed.is_initialized():
         _rejoin("nccl" if cuda else "gloo")

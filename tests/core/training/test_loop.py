@@ -435,6 +435,15 @@ def test_bf16_trains_close_to_float32_and_keeps_float32_weights(tiny: ModuleType
     torch.testing.assert_close(fitted.network.weight, torch.tensor([[3.0, -1.0]]), atol=0.1, rtol=0)
 
 
+def test_bf16_is_inside_the_network_only(tiny: ModuleType) -> None:
+    """Times and places go in with all their digits."""
+    seen = []
+    task = Regression()
+    task.network.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    fit(task, tiny.TinyData(), tiny.small_options(precision="bf16-mixed", steps=1))
+    assert seen == [(torch.float32, torch.bfloat16)]
+
+
 def test_an_absent_gpu_is_named(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ConfigError, match="has 0 CUDA devices"):
