@@ -27,11 +27,18 @@ RESULTS = Path(__file__).parent / "robotics" / "results"
 OWN = ("rows", "seeds", "steps", "out")
 CHUNK = 4
 POINT = {"envs": "64", "chunks": "20", "noise.low": "0.3", "noise.high": "0.5"}
-SHORT = {"ppo.final_kl": "0.15"}
+SHORT = {"ppo.target_kl": "0.4", "ppo.final_kl": "0.2", "average": "0.8"}
 """For runs of some forty iterations, a quarter of the demo's."""
-FOUR = {**SHORT, "noise.low": "0.1", "noise.high": "0.2"}
+FOUR = {**SHORT, "noise.low": "0.12", "noise.high": "0.24"}
 """The noise of four steps adds up to 1.85 times that of one."""
-LOCOMOTION = {"noise.low": "0.08", "noise.high": "0.2", "restart_every": "5", "episodes": "20", "final_episodes": "50"}
+LOCOMOTION = {
+    **SHORT,
+    "noise.low": "0.08",
+    "noise.high": "0.2",
+    "restart_every": "5",
+    "episodes": "20",
+    "final_episodes": "50",
+}
 PUBLISHED = {"success": 40.34, "return": 135.36}
 """Mean growth of ReinFlow's own experiments (arXiv 2505.22094), points or per cent."""
 

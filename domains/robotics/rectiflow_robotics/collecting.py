@@ -19,7 +19,7 @@ from rectiflow_robotics.chunks import episode_seed
 from rectiflow_robotics.demonstrations import UNITS, Data, Demonstrations, check, load, save
 from rectiflow_robotics.environments import TaskEnvironment, make_environment, suite_of
 from rectiflow_robotics.experts import Expert, expert_of
-from rectiflow_robotics.locomotion import MEDIUM, collect_locomotion
+from rectiflow_robotics.locomotion import collect_locomotion
 
 Array = NDArray[Any]
 
@@ -79,7 +79,7 @@ def collected(
     *,
     noise: float = 0.0,
     out: str = "",
-    training: tuple[float | None, int] = (None, 100_000),
+    training: tuple[float, int] = (1000.0, 100_000),
 ) -> Path:
     """The file of an expert's demonstrations; collected only where it does not exist yet.
 
@@ -89,8 +89,7 @@ def collected(
         seed: decides starts and goals.
         noise: standard deviation of what is added to the actions that are executed; those stored are the expert's own.
         out: folder; the cache by default.
-        training: for locomotion, the return at which the training of its expert ends, None for the task's own, and the most
-            environment steps that it may take.
+        training: for locomotion, the return at which the expert's training ends, and the most environment steps that it may take.
 
     Raises:
         ConfigError: an unknown task, one without an expert, or a bad number.
@@ -103,8 +102,6 @@ def collected(
             f"episodes={episodes}, seed={seed}, noise={noise}: at least 1 episode, a seed of at least 0, noise in [0, 1]"
         )
     trained = suite_of(env).name == "locomotion"
-    target, steps = training
-    target = MEDIUM.get(env, 0.0) if target is None else target
     recipe: dict[str, Any] = {
         "environment": env,
         "episodes": episodes,
@@ -113,14 +110,14 @@ def collected(
         "versions": versions(env),
     }
     if trained:
-        recipe["training"] = ("SAC", target, steps)
+        recipe["training"] = ("SAC", *training)
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(out) if out else cache_folder("robotics")
     path = folder / f"{env}-{episodes}-{key}.npz"
     if path.exists():
         return path
     if trained:
-        return collect_locomotion(env, episodes, seed, path, target=target, steps=steps)
+        return collect_locomotion(env, episodes, seed, path, target=training[0], steps=training[1])
     return save(demonstrate(env, expert_of(env), episodes, seed, noise=noise, by="scripted expert"), path)
 
 

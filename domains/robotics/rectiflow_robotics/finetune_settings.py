@@ -32,7 +32,7 @@ class CreditSettings:
 class PPOSettings:
     """How an update goes; it may move the true denoising chain by `target_kl` nats, `final_kl` at the end of a run."""
 
-    epochs: int = 5
+    epochs: int = 4
     minibatch: int = 320
     target_kl: float = 0.3
     final_kl: float = 0.05

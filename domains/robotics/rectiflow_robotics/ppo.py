@@ -74,7 +74,7 @@ class PPO:
         ConfigError: a number that is not allowed.
     """
 
-    epochs: int = 5
+    epochs: int = 4
     minibatch: int = 320
     target_kl: float = 0.3
     final_kl: float = 0.05

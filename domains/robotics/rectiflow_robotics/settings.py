@@ -72,15 +72,15 @@ class CollectSettings:
 
     `noise` is the standard deviation of what is added to the expert's actions while it acts (its own action is what is stored);
     `out` a folder, the cache by default. Locomotion has no scripted expert: a policy is trained until its episodes return
-    `expert_return` (by default 1200 in Hopper and Walker2d, where who stands still returns 1000, and 2500 in HalfCheetah), for at
-    most `expert_steps` environment steps, and its episodes are stored.
+    `expert_return` (what who stands still returns in Hopper and Walker2d), for at most `expert_steps`
+    environment steps, and its episodes are stored.
     """
 
     env: str = "push-v3"
     episodes: int = 10
     seed: int = 0
     noise: float = 0.0
-    expert_return: float | None = None
+    expert_return: float = 1000.0
     expert_steps: int = 100_000
     out: str = ""
 

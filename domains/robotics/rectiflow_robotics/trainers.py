@@ -121,13 +121,16 @@ class PolicyGradient:
         critic = Critic(features.length, features, generator=generator)
         learnt: list[nn.Parameter] = [*self.network.parameters(), *noise.parameters()]
         actor = torch.optim.AdamW(
-            [parameter for parameter in learnt if parameter.requires_grad], config.actor_rate, weight_decay=0.0
+            [parameter for parameter in learnt if parameter.requires_grad],
+            config.actor_rate,
+            weight_decay=0.0,
+            fused=True,
         )
         return Learner(
             chain=chain,
             critic=critic,
             actor_optimizer=actor,
-            critic_optimizer=torch.optim.AdamW(critic.parameters(), config.critic_rate, weight_decay=0.0),
+            critic_optimizer=torch.optim.AdamW(critic.parameters(), config.critic_rate, weight_decay=0.0, fused=True),
             clone=NoisyChain(self.domain.flow(clone), noise, int(config.k), features, config.clamp),
             rate=float(config.actor_rate),
         )
