@@ -67,7 +67,7 @@ class Rollout(NamedTuple):
         """Episodes that ended, their share of successes (of the noisy policy), their mean return, and steps in all.
 
         Success counts every environment's first episode alone, so that short episodes do not count more often; the return is
-        that of episodes begun and ended in this rollout.
+        that of episodes that ended in this rollout, from its beginning on.
         """
         ended = self.done.any(0)
         first = self.done.float().argmax(0)

@@ -285,7 +285,7 @@ def _line(session: Session, figures: dict[str, float]) -> str:
         ("explained_variance", "explained"),
         ("sigma_0", "sigma"),
     ):
-        if name in figures:
+        if name in figures and (name != "train_success" or session.environments[0].suite.succeeds):
             shown.append(f"{text} {figures[name]:.3g}")
     return "  ".join(shown)
 
