@@ -54,7 +54,7 @@ def domains_table(measurements: Sequence[Measurement]) -> str:
 
 def _line(domain: DomainResults) -> str:
     wanted = (("base", 2), ("base", 32), ("rectified", 1), ("rectified", 2))
-    cells = [domain.cell(flow, domain.own(flow), nfe) for flow, nfe in wanted]
+    cells = [domain.own_cell(flow, nfe) for flow, nfe in wanted]
     values = [number(cell.figures.get(domain.metric, math.nan)) if cell else ABSENT for cell in cells]
     verdict = domain.verdict
     lost = ABSENT if verdict is None or math.isnan(verdict.lost) else f"{100 * verdict.lost:.0f} %"

@@ -48,16 +48,16 @@ def draw_panels(
     y_label: str,
     log_y: bool = False,
     y_range: tuple[float, float] | None = None,
-    ticks: Sequence[float] = (),
+    ticks: Sequence[Sequence[float]] = (),
 ) -> str:
-    """An `<svg>` of panels that share their heights; x is logarithmic, with `ticks` or powers of ten.
+    """An `<svg>` of panels that share their heights; x is logarithmic, with a panel's `ticks` or powers of ten.
 
     Points outside `y_range` are left to the reader's imagination: their curves run out of the panel.
     """
     figure = Figure(figsize=(9.4, 3.7), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for panel, ax in zip(panels, axes, strict=True):
-        _draw(ax, panel, ticks)
+    for panel, ax, places in zip(panels, axes, ticks or [()] * len(panels), strict=True):
+        _draw(ax, panel, places)
     heights = [y for panel in panels for series in panel.series for y in series.y if math.isfinite(y)]
     heights += [height for panel in panels for _, height in panel.levels if math.isfinite(height)]
     axes[0].set_ylabel(plain_label(y_label), fontsize=10.5, color=INK)
@@ -114,6 +114,7 @@ def _draw(ax: Axes, panel: Panel, ticks: Sequence[float]) -> None:
     ax.set_xscale("log")
     if ticks:
         ax.xaxis.set_major_locator(FixedLocator(list(ticks)))
+        ax.set_xlim(min(ticks) / 1.25, max(*ticks, *(x for series in panel.series for x in series.x)) * 1.25)
     else:
         ax.xaxis.set_major_locator(LogLocator(numticks=8))
     ax.xaxis.set_minor_locator(NullLocator())

@@ -224,6 +224,7 @@ def _model(
             "title": metric.title,
             "better": metric.better,
             "solver": subject.own,
+            "run": subject.trained.folder.name,
             "clock": clock_of(subject.trained.device)[0],
         },
         command=_command(subject, config, "parts=[quality]", "methods=[own]"),

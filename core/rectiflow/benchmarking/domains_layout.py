@@ -14,7 +14,7 @@ from rectiflow.report_table import number
 FLOWS = {"base": "before", "rectified": "after"}
 SHOWN = (-0.25, 1.15)
 """Range of normalised quality that is drawn: far below the baseline one failure looks like another."""
-DASH = "\N{EN DASH}"
+DASH, NO_BREAK = "\N{EN DASH}", "\N{NO-BREAK SPACE}"
 ARROWS = {"lower": "↓", "higher": "↑", "one": "→ 1"}
 
 
@@ -22,7 +22,11 @@ def layout(measurements: Sequence[Measurement]) -> Layout:
     """What `rectiflow bench domains` shows."""
     domains = [domain for domain in by_domain(measurements) if domain.model is not None]
     notes = [note for domain in domains for note in domain.notes]
-    sections = [_together(domains), *(_one(domain) for domain in domains), _costs(domains)]
+    sections = [
+        _together(domains),
+        *(_one(domain) for domain in domains if any(domain.line(flow, s) for flow in FLOWS for s in domain.solvers)),
+        _costs(domains),
+    ]
     if notes:
         sections.append(Section("Not measured", notes))
     return Layout(
@@ -44,13 +48,15 @@ def finding(domain: DomainResults) -> str:
         return f"{domain.name}: not measured both before and after rectification."
     before, after = (entry.figures[domain.metric] for entry in (verdict.before, verdict.after))
     text = (
-        f"{domain.name}: {domain.title} {number(after)} with {verdict.few:g} evaluations after rectification, "
+        f"{domain.name}: {domain.title} {number(after)} with {verdict.few:g} evaluations {_after(domain)}, "
         f"{number(before)} with {verdict.many:g} before; "
     )
     if math.isnan(verdict.lost):
         return text + "the flow before is no better than the baseline, so there is nothing to keep."
-    change = f"{100 * abs(verdict.lost):.0f} % of normalised quality {'lost' if verdict.lost > 0 else 'gained'}"
-    return text + f"{change}: {'within' if verdict.kept else 'not within'} {100 * ALLOWED:.0f} %."
+    change = (
+        f"{100 * abs(verdict.lost):.0f}{NO_BREAK}% of normalised quality {'lost' if verdict.lost > 0 else 'gained'}"
+    )
+    return text + f"{change}: {'within' if verdict.kept else 'not within'} {100 * ALLOWED:.0f}{NO_BREAK}%."
 
 
 def _together(domains: Sequence[DomainResults]) -> Section:
@@ -64,6 +70,7 @@ def _together(domains: Sequence[DomainResults]) -> Section:
             nfe_panel.append(Series(label, [e.figures["nfe"] for e in line], heights, index, hollow))
             time_panel.append(Series(label, [e.figures["ms"] / 1000 for e in line], heights, index, hollow))
     levels = [("floor", 1.0), ("baseline", 0.0)]
+    nfe = sorted({float(e.cell["nfe"]) for domain in domains for e in domain.measurements if e.cell.get("nfe")})
     drawing = draw_panels(
         [
             Panel("", "evaluations of the network a sample", nfe_panel, levels),
@@ -71,6 +78,7 @@ def _together(domains: Sequence[DomainResults]) -> Section:
         ],
         y_label="normalised quality",
         y_range=SHOWN,
+        ticks=(nfe, ()),
     )
     caption = (
         "Normalised quality of each domain's own sampler against evaluations and against time a sample; filled marks after "
@@ -88,15 +96,14 @@ def _summary_table(domains: Sequence[DomainResults]) -> Table:
     lines = []
     for domain in domains:
         cells = [
-            domain.cell(flow, domain.own(flow), nfe)
-            for flow, nfe in (("base", 2), ("base", 32), ("rectified", 1), ("rectified", 2))
+            domain.own_cell(flow, nfe) for flow, nfe in (("base", 2), ("base", 32), ("rectified", 1), ("rectified", 2))
         ]
         verdict = domain.verdict
         lines.append(
             Line(
                 [
                     domain.name,
-                    f"{domain.title} {ARROWS[domain.better]}",
+                    _label(domain).replace(" ", NO_BREAK),
                     number(domain.floor),
                     number(domain.baseline),
                     *(_figure(cell, domain.metric) for cell in cells),
@@ -109,8 +116,8 @@ def _summary_table(domains: Sequence[DomainResults]) -> Table:
             )
         )
     return Table(
-        "Quality by the domain's own sampler, at 2 and 32 evaluations before and 1 and 2 after rectification; Q is the "
-        "normalised quality, and the last columns say what share of it two evaluations lose.",
+        "Quality by the domain's own sampler (Euler's where that cannot have so many), at 2 and 32 evaluations before and 1 "
+        "and 2 after rectification; Q is the normalised quality, and the last columns say what share of it two evaluations lose.",
         columns,
         lines,
         "Floor: " + "; ".join(f"{d.name}, {d.model.facts.get('floor', 'none')}" for d in domains if d.model)
@@ -121,7 +128,7 @@ def _summary_table(domains: Sequence[DomainResults]) -> Table:
 def _one(domain: DomainResults) -> Section:
     solvers = domain.solvers
     panels = []
-    for flow, when in FLOWS.items():
+    for flow in FLOWS:
         series = []
         for index, solver in enumerate(solvers):
             line = domain.line(flow, solver)
@@ -135,48 +142,45 @@ def _one(domain: DomainResults) -> Section:
             (f"baseline, {number(domain.baseline)}", domain.baseline),
         ]
         shown = [(label, height) for label, height in levels if math.isfinite(height)]
-        panels.append(Panel(f"{when} rectification", "evaluations of the network a sample", series, shown))
+        panels.append(Panel(_when(domain, flow), "evaluations of the network a sample", series, shown))
     nfe = sorted(
         {float(e.cell["nfe"]) for e in domain.measurements if e.cell.get("part") == "quality" and e.cell["nfe"]}
     )
-    label = f"{domain.title} {ARROWS[domain.better]}"
-    drawing = draw_panels(panels, y_label=label, log_y=domain.better == "lower", ticks=nfe)
+    label = _label(domain)
+    drawing = draw_panels(panels, y_label=label, log_y=domain.better == "lower", ticks=(nfe, nfe))
     model = domain.model
     count = model.count if model else 0
     caption = f"{domain.name}: {domain.title} of {count} samples from the same noise, by solver."
-    return Section(
-        domain.name.capitalize(),
-        [
-            Figure(caption, [drawing]),
-            *(_solver_table(domain, flow, nfe) for flow in FLOWS if domain.part("model", flow)),
-        ],
-    )
+    return Section(domain.name.capitalize(), [Figure(caption, [drawing]), _solver_table(domain, nfe)])
 
 
-def _solver_table(domain: DomainResults, flow: str, nfe: Sequence[float]) -> Table:
-    """A line a solver, a column a number of evaluations; what the adaptive one spent stands beside its value."""
-    lines, rows = [], []
-    for solver in domain.solvers:
-        line = domain.line(flow, solver)
-        if not line:
-            continue
-        adaptive = next((entry for entry in line if entry.cell["nfe"] == 0), None)
-        values = [_figure(domain.cell(flow, solver, count), domain.metric) for count in nfe]
-        rows.append((solver, values, adaptive, line[0].command))
+def _solver_table(domain: DomainResults, nfe: Sequence[float]) -> Table:
+    """A line a flow and solver, a column a number of evaluations; what the adaptive one spent stands beside its value."""
+    columns = [Column("solver", "text"), *(Column(f"{count:g}") for count in nfe), Column("its choice (NFE)")]
+    lines = [
+        _solver_line(domain, flow, solver, nfe)
+        for flow in FLOWS
+        for solver in domain.solvers
+        if domain.line(flow, solver)
+    ]
+    notes = ["Bold: the best of the column, before and after each for itself."]
+    if "boss" in domain.solvers:
+        notes.append("boss: Euler's method on the grid of least error for this flow.")
+    free = {str(e.cell["solver"]) for e in domain.measurements if e.cell.get("nfe") == 0}
+    notes += [f"{solver} chooses its evaluations, to a tolerance of 1e-3." for solver in sorted(free)]
+    caption = f"{domain.name}: {_label(domain)} by evaluations a sample, before and after rectification."
+    return Table(caption, columns, lines, " ".join(notes))
+
+
+def _solver_line(domain: DomainResults, flow: str, solver: str, nfe: Sequence[float]) -> Line:
+    line = domain.line(flow, solver)
+    adaptive = next((entry for entry in line if entry.cell["nfe"] == 0), None)
+    values = [_figure(domain.cell(flow, solver, count), domain.metric) for count in nfe]
     best = [_best(domain, flow, count) for count in nfe]
-    for solver, values, adaptive, command in rows:
-        strong = frozenset(1 + place for place, value in enumerate(values) if value == best[place] and value != DASH)
-        free = f"{number(adaptive.figures[domain.metric])} ({adaptive.figures['nfe']:.0f})" if adaptive else ""
-        name = f"{solver} (own)" if solver == domain.own(flow) else solver
-        lines.append(Line([name, *values, free], command=command, strong=strong))
-    columns = [Column("solver", "text"), *(Column(f"{count:g}") for count in nfe), Column("its choice (NFE)", "text")]
-    note = "boss: Euler's method on the grid of least error for this flow." if "boss" in domain.solvers else ""
-    return Table(
-        f"{domain.name}, {FLOWS[flow]} rectification: {domain.title} {ARROWS[domain.better]} by evaluations a sample.",
-        columns,
-        lines,
-        note,
-    )
+    strong = frozenset(1 + place for place, value in enumerate(values) if value == best[place] != DASH)
+    free = f"{number(adaptive.figures[domain.metric])} ({adaptive.figures['nfe']:.0f})" if adaptive else ""
+    name = f"{solver} (own)" if solver == domain.own(flow) else solver
+    return Line([name, *values, free], command=line[0].command, group=_when(domain, flow), strong=strong)
 
 
 def _best(domain: DomainResults, flow: str, nfe: float) -> str:
@@ -235,6 +239,20 @@ def _costs(domains: Sequence[DomainResults]) -> Section:
             )
         ],
     )
+
+
+def _when(domain: DomainResults, flow: str) -> str:
+    run = domain.run(flow)
+    return f"{FLOWS[flow]} rectification" if run in ("base", "rectified") else f"{FLOWS[flow]}: {run}"
+
+
+def _after(domain: DomainResults) -> str:
+    run = domain.run("rectified")
+    return "after rectification" if run == "rectified" else f"of the {run} flow"
+
+
+def _label(domain: DomainResults) -> str:
+    return f"{domain.title} {ARROWS[domain.better]}"
 
 
 def _figure(entry: Measurement | None, name: str) -> str:

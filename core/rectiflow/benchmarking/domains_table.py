@@ -78,6 +78,11 @@ class DomainResults:
         model = self.part("model", flow)
         return model.facts.get("solver", "euler") if model else "euler"
 
+    def run(self, flow: str) -> str:
+        """What the run is called: base and rectified, or by what the domain's own demo makes."""
+        model = self.part("model", flow)
+        return model.facts.get("run", flow) if model else flow
+
     def part(self, part: str, flow: str) -> Measurement | None:
         """The measurement of a cost, or of the model."""
         cells = ((entry, entry.cell) for entry in self.measurements)
@@ -96,6 +101,10 @@ class DomainResults:
     def cell(self, flow: str, solver: str, nfe: float) -> Measurement | None:
         """What a solver reached with so many evaluations."""
         return next((entry for entry in self.line(flow, solver) if entry.cell["nfe"] == nfe), None)
+
+    def own_cell(self, flow: str, nfe: float) -> Measurement | None:
+        """What the run's own solver reached with so many evaluations; Euler's method, where it cannot have so many."""
+        return self.cell(flow, self.own(flow), nfe) or self.cell(flow, "euler", nfe)
 
     @property
     def solvers(self) -> list[str]:

@@ -127,6 +127,8 @@ class _Counter:
 
 def aligned(table: Table) -> list[list[str]]:
     """The cells of a table, numbers padded after their point with spaces as wide as digits, so that points stand in line."""
+    if not table.lines:
+        return []
     columns = list(zip(*(line.cells for line in table.lines), strict=True))
     padded = [
         _aligned(texts) if column.kind == "number" else list(texts)
