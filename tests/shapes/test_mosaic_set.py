@@ -10,7 +10,7 @@ import torch
 import trimesh
 from torch import Tensor
 
-from rectiflow.errors import ConfigError
+from rectiflow.errors import ConfigError, DataError
 from rectiflow_shapes.meshes import inspect
 from rectiflow_shapes.mosaic import Mosaic
 from rectiflow_shapes.mosaic_set import MosaicSet, convert_all
@@ -44,7 +44,7 @@ def parts(mosaics: list[Mosaic]) -> list[Tensor]:
 
 
 def test_all_components_bring_every_mosaic_back(shapes: ShapeData) -> None:
-    whole = MosaicSet(cubes=24, nodes=4, rank=64)
+    whole = MosaicSet(cubes=24, nodes=4, rank=64, kept=0)
     whole.fit(shapes)
     state = whole.encode(shapes)
     assert isinstance(state, dict)
@@ -53,13 +53,13 @@ def test_all_components_bring_every_mosaic_back(shapes: ShapeData) -> None:
     for found, expected in zip(parts(whole.mosaics(state)), made.values(), strict=True):
         torch.testing.assert_close(found, expected.float(), atol=2e-6, rtol=2e-6)
     # Statistics and mosaics now come from the cache.
-    again = MosaicSet(cubes=24, nodes=4, rank=64)
+    again = MosaicSet(cubes=24, nodes=4, rank=64, kept=0)
     again.fit(shapes)
     assert torch.equal(again.encode(shapes)["values"], state["values"])  # type: ignore[call-overload]
 
 
 def test_groups_have_one_size_and_fewer_components_are_the_first(shapes: ShapeData) -> None:
-    some, whole = MosaicSet(rank=24), MosaicSet(rank=343)
+    some, whole = MosaicSet(rank=24, kept=0), MosaicSet(rank=343, kept=0)
     for representation in (some, whole):
         representation.fit(shapes)
         state = representation.encode(shapes)
@@ -87,8 +87,13 @@ def test_a_tenth_of_the_numbers_decodes_to_the_same_solids(shapes: ShapeData, ge
         assert mesh.volume == pytest.approx(shapes.mesh(number).volume, rel=0.1)
 
 
+def test_mosaics_that_lose_their_shapes_are_refused(shapes: ShapeData) -> None:
+    with pytest.raises(DataError, match=r"8 cubes of 3\^3 nodes keep .* of 0% of the shapes"):
+        MosaicSet(cubes=8, nodes=3, rank=27).fit(shapes)
+
+
 def test_scales_stay_within_those_of_the_training_shapes(shapes: ShapeData) -> None:
-    representation = MosaicSet(rank=4)
+    representation = MosaicSet(rank=4, kept=0)
     representation.fit(shapes)
     low, high = representation.statistics["log_scale_range"].exp().tolist()
     for push, expected in ((-1e6, low), (1e6, high)):
@@ -102,6 +107,6 @@ def test_scales_stay_within_those_of_the_training_shapes(shapes: ShapeData) -> N
 def test_states_and_settings_of_other_kinds_are_refused() -> None:
     with pytest.raises(ConfigError, match="components"):
         MosaicSet().mosaics(torch.zeros(1, 64, 36))
-    for wrong in ({"cubes": 0}, {"rank": 344}, {"whitening": 1.5}):
+    for wrong in ({"cubes": 0}, {"rank": 344}, {"whitening": 1.5}, {"kept": 2.0}):
         with pytest.raises(ConfigError):
             MosaicSet(**wrong)  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ class LatentSet(LearnedRepresentation):
 
     Args:
         tokens, channels: of the set.
-        width, depth, anchored, kl, normal, eikonal: see `SetAutoencoder`.
+        width, depth, anchored, kl, normal, eikonal, turning: see `SetAutoencoder`.
         resolution: nodes a side of decoded fields, a multiple of 4 and one more.
         run, training: see `LearnedRepresentation`.
 
@@ -46,9 +46,10 @@ class LatentSet(LearnedRepresentation):
         width: int = 128,
         depth: int = 2,
         anchored: bool = True,
-        kl: float = 1e-4,
+        kl: float = 3e-4,
         normal: float = 0.05,
         eikonal: float = 0.01,
+        turning: bool = False,
         resolution: int = 65,
         run: str = "",
         training: Mapping[str, Any] | None = None,
@@ -60,7 +61,7 @@ class LatentSet(LearnedRepresentation):
             )
         self.tokens, self.channels, self.anchored, self.resolution = tokens, channels, anchored, resolution
         settings: dict[str, Any] = {"channels": channels, "width": width, "depth": depth, "anchored": anchored}
-        settings |= {"kl": kl, "normal": normal, "eikonal": eikonal, "tokens": tokens}
+        settings |= {"kl": kl, "normal": normal, "eikonal": eikonal, "tokens": tokens, "turning": turning}
         network = SetAutoencoder(**settings, generator=torch.Generator().manual_seed(0))
         super().__init__(network, run, training or {}, settings)
 

@@ -17,14 +17,15 @@ from rich.progress import track
 from torch import Tensor
 
 from rectiflow.batch import Shape, State
-from rectiflow.errors import ConfigError
+from rectiflow.errors import ConfigError, DataError
 from rectiflow_shapes.cached_tensors import cached_tensors
-from rectiflow_shapes.mosaic import NODES, Mosaic, convert, decode
+from rectiflow_shapes.mosaic import NODES, Mosaic, convert, decode, fidelity
 from rectiflow_shapes.representation import Representation
 from rectiflow_shapes.shape_data import ShapeData
 from rectiflow_shapes.signed_distance import signed_distance
 
 _WORTH_PROCESSES = 200
+_LOOKED_AT = 24
 Arrays = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float32]]
 
 
@@ -42,6 +43,7 @@ class MosaicSet(Representation):
         rank: principal components kept, up to k^3, where the rows hold all that a mosaic does.
         whitening: 0 keeps the proportions of the components, 1 gives all the same variance.
         resolution: nodes a side of decoded fields.
+        kept: share of training shapes, of two dozen that are looked at, whose volume and bodies must come back; 0: any.
 
     Raises:
         ConfigError: a value out of range.
@@ -50,16 +52,23 @@ class MosaicSet(Representation):
     ordered = False
 
     def __init__(
-        self, cubes: int = 64, nodes: int = NODES, rank: int = 32, whitening: float = 0.5, resolution: int = 64
+        self,
+        cubes: int = 64,
+        nodes: int = NODES,
+        rank: int = 32,
+        whitening: float = 0.5,
+        resolution: int = 64,
+        kept: float = 0.8,
     ) -> None:
         if cubes < 1 or nodes < 2 or not 1 <= rank <= nodes**3 or resolution < 2:
             raise ConfigError(
                 f"a mosaic got cubes={cubes}, nodes={nodes}, rank={rank}, resolution={resolution}; allowed: cubes of at least 1, "
                 "nodes and resolution of at least 2, and a rank from 1 to nodes^3"
             )
-        if not 0 <= whitening <= 1:
-            raise ConfigError(f"whitening={whitening} is not allowed; it must be in [0, 1]")
+        if not (0 <= whitening <= 1 and 0 <= kept <= 1):
+            raise ConfigError(f"whitening={whitening} and kept={kept} must be in [0, 1]")
         self.cubes, self.nodes, self.rank, self.whitening, self.resolution = cubes, nodes, rank, whitening, resolution
+        self.kept = kept
         self.statistics: dict[str, Tensor] = {}
 
     @property
@@ -68,9 +77,22 @@ class MosaicSet(Representation):
         return {"positions": (self.cubes, 3), "scales": (self.cubes, 1), "values": (self.cubes, self.rank)}
 
     def fit(self, train: ShapeData) -> None:
-        """Find the statistics of the training shapes' mosaics."""
-        name = f"mosaic-statistics-{train.key}-{self.cubes}-{self.nodes}"
-        self.statistics = cached_tensors(name, lambda: mosaic_statistics(*self._mosaics(train)))
+        """Find the statistics of the training shapes' mosaics, and look whether shapes come back.
+
+        Raises:
+            DataError: too few of them do.
+        """
+        name = f"{train.key}-{self.cubes}-{self.nodes}"
+        self.statistics = cached_tensors(f"mosaic-statistics-{name}", lambda: mosaic_statistics(*self._mosaics(train)))
+        if not self.kept:
+            return
+        found = cached_tensors(f"mosaic-kept-{name}-{self.rank}-{self.resolution}", lambda: self._look(train))
+        share = float(found["faithful"].double().mean())
+        if share < self.kept:
+            raise DataError(
+                f"{self.cubes} cubes of {self.nodes}^3 nodes keep volume and bodies of {share:.0%} of the shapes looked at; "
+                f"representation.kept={self.kept:.0%} is asked for: raise representation.nodes, rank or cubes, or lower kept"
+            )
 
     def encode(self, data: ShapeData) -> State:
         """The mosaics of shapes, normalised; each shape's is made once and kept in the cache."""
@@ -106,6 +128,15 @@ class MosaicSet(Representation):
     def decode(self, x: State) -> Tensor:
         """Fields (B, R, R, R) of states, with flood-filled signs where no cube reaches."""
         return torch.stack([decode(mosaic, self.resolution) for mosaic in self.mosaics(x)])
+
+    def _look(self, train: ShapeData) -> dict[str, Tensor]:
+        rows = torch.linspace(0, len(train) - 1, min(_LOOKED_AT, len(train))).long()
+        mosaics = self.mosaics(self.state(*(part[rows] for part in self._mosaics(train))))
+        found = [
+            fidelity(mosaic, train.mesh(row), self.resolution).faithful
+            for mosaic, row in zip(mosaics, rows.tolist(), strict=True)
+        ]
+        return {"faithful": torch.tensor(found)}
 
     def _sizes(self) -> Tensor:
         deviation = self.statistics["deviation"][: self.rank]

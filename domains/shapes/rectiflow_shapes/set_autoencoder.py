@@ -14,6 +14,7 @@ from rectiflow.nn.transformer import FeedForward
 from rectiflow_shapes.farthest_points import farthest_points
 from rectiflow_shapes.grids import BAND, RESOLUTION
 from rectiflow_shapes.network import PlainBlock
+from rectiflow_shapes.turning_features import TurningFeatures
 
 HEADS = 4
 _OCTAVES = 6
@@ -90,6 +91,7 @@ class SetAutoencoder(nn.Module):
         width: of the transformer.
         depth: self-attention blocks of the decoder.
         anchored: whether the decoder knows the points.
+        turning: whether the encoder sees features of neighbourhoods that turn with the shape too (e3nn, `TurningFeatures`).
         kl, normal, eikonal: weights; with `normal` and `eikonal` zero no gradient is taken in training.
     """
 
@@ -103,6 +105,7 @@ class SetAutoencoder(nn.Module):
         kl: float,
         normal: float,
         eikonal: float,
+        turning: bool = False,
         *,
         generator: torch.Generator,
     ) -> None:
@@ -121,6 +124,8 @@ class SetAutoencoder(nn.Module):
         self.ask = linear(embedded, width, generator=generator)
         self.answer = CrossAttention(width, affine=anchored, generator=generator)
         self.distance = linear(width, 1, generator=generator)
+        self.around = TurningFeatures(width, generator=generator) if turning else None
+        self.join = linear(self.around.outputs, width, generator=generator) if self.around else None
 
     def encode(self, cloud: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
         """Mean codes (B, tokens, channels) and their points (B, tokens, 3), of surface points and normals (B, P, 3)."""
@@ -165,6 +170,8 @@ class SetAutoencoder(nn.Module):
         rows = torch.stack([farthest_points(one, self.count) for one in cloud])[..., None]
         positions = cloud.gather(1, rows.expand(-1, -1, 3))
         queries = embedded.gather(1, rows.expand(-1, -1, embedded.shape[-1]))
+        if self.around is not None and self.join is not None:
+            queries = queries + self.join(self.around(positions, cloud, normals))
         gathered = self.gather(queries, embedded, positions, cloud)
         mean, log_variance = self.code(_normal(gathered)).chunk(2, -1)
         return mean, log_variance.clamp(-12, 4), positions

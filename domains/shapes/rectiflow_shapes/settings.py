@@ -70,6 +70,7 @@ class MosaicSetSettings:
     rank: int = 32
     whitening: float = 0.5
     resolution: int = 64
+    kept: float = 0.8
 
 
 @dataclass
@@ -82,13 +83,16 @@ class LatentSetSettings:
     width: int = 128
     depth: int = 2
     anchored: bool = True
-    kl: float = 1e-4
+    kl: float = 3e-4
     normal: float = 0.05
     eikonal: float = 0.01
+    turning: bool = False
     resolution: int = 65
     run: str = ""
     training: TrainingOptions = field(
-        default_factory=lambda: TrainingOptions(steps=3000, batch=16, learning_rate=2e-3, ema=0.998)
+        default_factory=lambda: TrainingOptions(
+            steps=4000, batch=16, learning_rate=2e-3, ema=0.998, precision="bf16-mixed"
+        )
     )
 
 
