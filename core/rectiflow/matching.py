@@ -72,8 +72,10 @@ class FlowMatching:
         prediction = flow.predict(draw, generator)
         matching = flow.regression(prediction, draw, weight=self.weight, weight_margin=self.weight_margin)
         terms = {"matching": matching, **extra(flow, prediction, draw, batch)}
+        if len(terms) == 1:
+            return matching, {}
         total = torch.stack(list(terms.values())).sum()
-        return total, {name: term.detach() for name, term in terms.items()} if len(terms) > 1 else {}
+        return total, {name: term.detach() for name, term in terms.items()}
 
 
 class FlowLoss(Protocol):

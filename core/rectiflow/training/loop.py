@@ -264,7 +264,7 @@ def _step(run: Run, batches: Iterator[Batch], interrupts: Interrupts, logs: Logs
 def _gradients(run: Run, batches: Iterator[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
     """Mean loss and terms over this rank's micro-steps, their gradients accumulated."""
     options, fabric, step = run.options, run.fabric, run.progress.step
-    total = torch.zeros((), device=fabric.device)
+    losses: list[Tensor] = []
     sums: dict[str, Tensor] = {}
     for micro in range(options.accumulate):
         batch = next(batches).to(fabric.device)
@@ -272,11 +272,11 @@ def _gradients(run: Run, batches: Iterator[Batch]) -> tuple[Tensor, dict[str, Te
         with fabric.no_backward_sync(run.model, enabled=micro < options.accumulate - 1):
             loss, terms = run.task.loss(run.model, batch, generator)
             fabric.backward(loss if options.accumulate == 1 else loss / options.accumulate)
-        total = total + loss.detach() / options.accumulate
+        losses.append(loss.detach())
         for name, value in terms.items():
             part = value.detach() / options.accumulate
             sums[name] = sums[name] + part if name in sums else part
-    return total, sums
+    return losses[0] if len(losses) == 1 else torch.stack(losses).mean(), sums
 
 
 def _agree(fabric: Fabric, loss: Tensor, norm: Tensor, terms: dict[str, Tensor], received: int) -> StepResult:
