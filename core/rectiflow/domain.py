@@ -70,6 +70,8 @@ class DomainSpec:
         requires: import name -> extra that brings it, for `rectiflow doctor`.
         studies: what `rectiflow bench` can run, name -> "package.module:object", a `rectiflow.study.Study`.
         demo_runs: the two runs that `rectiflow demo` leaves, before and after, for benchmarks.
+        peers: work that other libraries can do too, for `rectiflow bench peers`: what it is -> "package.module:function" taking a
+            generator and returning a `rectiflow.benchmarking.contest.Contest`.
         verbs: verbs that only this domain has, or does in a way of its own: name -> `Verb`, or "package.module:function" taking
             the arguments after the domain.
     """
@@ -85,6 +87,7 @@ class DomainSpec:
     fetcher: str = ""
     requires: Mapping[str, str] = field(default_factory=dict)
     studies: Mapping[str, str] = field(default_factory=dict)
+    peers: Mapping[str, str] = field(default_factory=dict)
     demo_runs: tuple[str, str] = ("base", "rectified")
     verbs: Mapping[str, str | Verb] = field(default_factory=dict)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rectiflow.benchmarking.layout import BenchStudy, Watch
-from rectiflow.benchmarking.settings import DomainsSettings
+from rectiflow.benchmarking.settings import DomainsSettings, PeersSettings
 
 FOLDER = "bench"
 
@@ -20,6 +20,17 @@ STUDIES: dict[str, BenchStudy] = {
             "normalised": Watch("higher", relative=0.1, absolute=0.03),
             "straightness": Watch("lower", relative=0.2, absolute=0.002),
             "network_share": Watch("higher", relative=0.1, absolute=0.05),
+        },
+    ),
+    "peers": BenchStudy(
+        "other libraries on the same work in the same run: overhead, training, transport, error, learning",
+        PeersSettings,
+        "rectiflow.benchmarking.peers.study:run",
+        "rectiflow.benchmarking.peers.layout:layout",
+        watched={
+            "ratio": Watch("lower", relative=0.25),
+            "error": Watch("lower", relative=0.05, absolute=1e-9),
+            "difference": Watch("lower", absolute=1e-4),
         },
     ),
 }

@@ -32,6 +32,28 @@ class DomainsSettings:
 
 
 @dataclass
+class PeersSettings:
+    """`rectiflow bench peers`: ours and other libraries on the same work, runs taking turns.
+
+    `parts` are sampling, training, transport, error, adaptive, learning and domains. A contest of speed ends after `rounds`
+    rounds, or after `seconds` and at least five; everyone learns from `seeds` seeds for `updates` updates. `quick` takes
+    fewer of each. What is not installed is named with its pip command.
+    """
+
+    name: str = "peers"
+    out: str = "runs"
+    quick: bool = False
+    parts: list[str] = field(
+        default_factory=lambda: ["sampling", "training", "transport", "error", "adaptive", "learning", "domains"]
+    )
+    rounds: int = 100
+    seconds: float = 40.0
+    seeds: int = 5
+    updates: int = 2000
+    seed: int = 0
+
+
+@dataclass
 class ReportSettings:
     """`rectiflow bench report`: one page of all studies under out/bench, compared with the baseline.
 

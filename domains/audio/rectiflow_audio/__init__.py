@@ -20,5 +20,8 @@ SPEC = DomainSpec(
     },
     fetcher="rectiflow_audio.fetching:fetch",
     verbs={"separate": Verb("rectiflow_audio.separate:run", SeparateSettings, bare="mix")},
+    peers={
+        "separation": "rectiflow_audio.peers:separation",
+    },
     requires={"torchaudio": "audio", "soundfile": "audio", "tokenizers": "audio"},
 )

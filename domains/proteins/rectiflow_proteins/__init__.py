@@ -19,5 +19,9 @@ SPEC = DomainSpec(
         "designability": Verb("rectiflow_proteins.designability:run", DesignabilitySettings),
         "scaffold": Verb("rectiflow_proteins.scaffold:run", ScaffoldSettings),
     },
+    peers={
+        "superposition": "rectiflow_proteins.peers:superposition",
+        "rotations": "rectiflow_proteins.peers:rotations",
+    },
     requires={"biotite": "proteins", "gemmi": "proteins"},
 )

@@ -21,5 +21,9 @@ SPEC = DomainSpec(
         "finetune": Verb("rectiflow_robotics.finetuning:run", FinetuneSettings),
         "video": Verb("rectiflow_robotics.video:run", VideoSettings, section="sampling"),
     },
+    peers={
+        "advantages": "rectiflow_robotics.peers:advantages",
+        "actions": "rectiflow_robotics.peers:actions",
+    },
     requires={"gymnasium": "robotics", "metaworld": "robotics", "gymnasium_robotics": "robotics"},
 )

@@ -25,5 +25,8 @@ SPEC = DomainSpec(
         "batch": Verb("rectiflow_shapes.batch:run", BatchSettings, section="sampling"),
         "prepare": Verb("rectiflow_shapes.prepare:run", PrepareSettings),
     },
+    peers={
+        "signed distances": "rectiflow_shapes.peers:distances",
+    },
     requires={"trimesh": "shapes", "igl": "shapes", "manifold3d": "shapes", "skimage": "shapes", "e3nn": "shapes"},
 )
