@@ -116,21 +116,24 @@ def soft_bins(distance: Tensor, centers: Tensor) -> Tensor:
     A hard histogram would jump wherever rounding moves a distance over an edge, and no network on it would be equivariant.
     """
     spacing = (centers[-1] - centers[0]) / (len(centers) - 1)
-    return torch.exp(-((distance - centers) / spacing).square())
+    # Each pass over (B, N, N, K) counts: it is the largest tensor of the network.
+    steps = distance / spacing - centers / spacing
+    return torch.exp(torch.addcmul(steps.new_zeros(()), steps, steps, value=-1))
 
 
 @full_precision
 def chain_geometry(matrices: Tensor, positions: Tensor, mask: Tensor, reach: int) -> Tensor:
     """Places and axes of the `reach` residues before and after each one, seen from it: (B, N, 24 reach), zero beyond the ends."""
     size = positions.shape[1]
-    window = [offset + reach for offset in range(-reach, reach + 1) if offset]
+    window = torch.tensor([offset for offset in range(2 * reach + 1) if offset != reach], device=positions.device)
+    # Places in the padded chain of each residue's neighbours: one gather where slices would be one a neighbour.
+    neighbours = (torch.arange(size, device=positions.device)[:, None] + window).flatten()
     vectors = F.pad(torch.cat((positions[..., None, :] * CHAIN_SCALE, matrices.mT), -2), (0, 0, 0, 0, reach, reach))
-    present = F.pad(mask, (reach, reach))
-    seen = torch.stack([vectors[:, start : start + size] for start in window], 2)
-    valid = torch.stack([present[:, start : start + size] for start in window], 2)
+    seen = torch.unflatten(vectors.index_select(1, neighbours), 1, (size, -1))
+    valid = torch.unflatten(F.pad(mask, (reach, reach)).index_select(1, neighbours), 1, (size, -1))
     origin = F.pad(positions[:, :, None, None, :] * CHAIN_SCALE, (0, 0, 0, 3))
     local = (seen - origin).flatten(2, 3) @ matrices
-    local = torch.unflatten(local, 2, (len(window), 4)) * valid[..., None, None]
+    local = torch.unflatten(local, 2, (2 * reach, 4)) * valid[..., None, None]
     return local.flatten(2)
 
 
