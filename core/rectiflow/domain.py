@@ -72,6 +72,7 @@ class DomainSpec:
         demo_runs: the two runs that `rectiflow demo` leaves, before and after, for benchmarks.
         peers: work that other libraries can do too, for `rectiflow bench peers`: what it is -> "package.module:function" taking a
             generator and returning a `rectiflow.benchmarking.contest.Contest`.
+        lengths: condition -> values, of one that says how long a sample is, for `rectiflow bench scaling`.
         verbs: verbs that only this domain has, or does in a way of its own: name -> `Verb`, or "package.module:function" taking
             the arguments after the domain.
     """
@@ -88,6 +89,7 @@ class DomainSpec:
     requires: Mapping[str, str] = field(default_factory=dict)
     studies: Mapping[str, str] = field(default_factory=dict)
     peers: Mapping[str, str] = field(default_factory=dict)
+    lengths: Mapping[str, Sequence[int]] = field(default_factory=dict)
     demo_runs: tuple[str, str] = ("base", "rectified")
     verbs: Mapping[str, str | Verb] = field(default_factory=dict)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rectiflow.benchmarking.layout import BenchStudy, Watch
-from rectiflow.benchmarking.settings import DomainsSettings, PeersSettings
+from rectiflow.benchmarking.settings import DomainsSettings, PeersSettings, ScalingSettings
 
 FOLDER = "bench"
 
@@ -31,6 +31,17 @@ STUDIES: dict[str, BenchStudy] = {
             "ratio": Watch("lower", relative=0.25),
             "error": Watch("lower", relative=0.05, absolute=1e-9),
             "difference": Watch("lower", absolute=1e-4),
+        },
+    ),
+    "scaling": BenchStudy(
+        "how cost grows with batch, state, sequence, evaluations and processes",
+        ScalingSettings,
+        "rectiflow.benchmarking.scaling.study:run",
+        "rectiflow.benchmarking.scaling.layout:layout",
+        watched={
+            "exponent": Watch("lower", relative=0.1, absolute=0.1),
+            "efficiency": Watch("higher", relative=0.2),
+            "equal": Watch("higher", relative=0.0),
         },
     ),
 }

@@ -54,6 +54,26 @@ class PeersSettings:
 
 
 @dataclass
+class ScalingSettings:
+    """`rectiflow bench scaling`: how cost grows with batch, state, sequence, evaluations and processes.
+
+    `parts` are core, domains and processes. A domain's network is that of its run under out/<domain>/<demo> or named in `runs`,
+    else fresh from its recipe. Each size is timed for `seconds` of processor time; `updates` are made by each training.
+    """
+
+    name: str = "scaling"
+    out: str = "runs"
+    quick: bool = False
+    demo: str = "demo"
+    runs: dict[str, str] = field(default_factory=dict)
+    parts: list[str] = field(default_factory=lambda: ["core", "domains", "processes"])
+    domains: list[str] = field(default_factory=list)
+    seconds: float = 1.0
+    updates: int = 60
+    seed: int = 0
+
+
+@dataclass
 class ReportSettings:
     """`rectiflow bench report`: one page of all studies under out/bench, compared with the baseline.
 

@@ -23,5 +23,6 @@ SPEC = DomainSpec(
         "superposition": "rectiflow_proteins.peers:superposition",
         "rotations": "rectiflow_proteins.peers:rotations",
     },
+    lengths={"length": (32, 64, 128, 256)},
     requires={"biotite": "proteins", "gemmi": "proteins"},
 )
