@@ -29,7 +29,7 @@ CHUNK = 4
 POINT = {"envs": "64", "chunks": "20", "noise.low": "0.3", "noise.high": "0.5"}
 SHORT = {"ppo.target_kl": "0.4", "ppo.final_kl": "0.2", "average": "0.8"}
 """For runs of some forty iterations, a quarter of the demo's."""
-FOUR = {**SHORT, "noise.low": "0.12", "noise.high": "0.24"}
+FOUR = {**SHORT, "noise.low": "0.08", "noise.high": "0.16"}
 """The noise of four steps adds up to 1.85 times that of one."""
 LOCOMOTION = {
     **SHORT,
@@ -64,7 +64,7 @@ ROWS = {
     "push-shortcut-k1": Row("push-v3", 10, 350, 1, "shortcut"),
     "push-meanflow-k1": Row("push-v3", 10, 350, 1, "mean_flow"),
     "pick-place-k1": Row("pick-place-v3", 10, 350, 1),
-    "pick-place-k4": Row("pick-place-v3", 10, 270, 4),
+    "pick-place-k4": Row("pick-place-v3", 10, 320, 4),
     "peg-k1": Row("peg-insert-side-v3", 10, 200, 1),
     "peg-k4": Row("peg-insert-side-v3", 10, 180, 4),
     "door-k1": Row("door-open-v3", 10, 50, 1),
@@ -170,11 +170,12 @@ def table() -> str:
         name = "success" if "success.before" in figures else "return"
         before, after = figures[f"{name}.before"], figures[f"{name}.after"]
         change = 100 * (after - before) if name == "success" else 100 * (after / before - 1)
+        digits = 2 if name == "success" else 0
         if found["task"] != "point-reach":
             changes[name].append(change)
         lines.append(
             f"| {found['task']} | {found.get('policy', 'rectified')} | {found['settings']['k']} | {found['settings']['seed']} | "
-            f"{before:.3g} | {after:.3g} | {change:+.0f} {'points' if name == 'success' else '%'} | "
+            f"{before:.{digits}f} | {after:.{digits}f} | {change:+.0f} {'points' if name == 'success' else '%'} | "
             f"{figures['env_steps']:.0f} | {figures['train_seconds'] / 60:.1f} | {share_text(found.get('update_share'))} |"
         )
     for name, unit in (("success", "points"), ("return", "%")):

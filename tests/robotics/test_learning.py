@@ -46,7 +46,8 @@ def test_a_step_of_a_shortcut_is_two_of_half_its_length(tmp_path: Path) -> None:
     quiet = "training.tensorboard=false"
     assert main(["train", "robotics", "recipe=point_reach", f"out={tmp_path}", quiet]) == 0
     place = [f"run={tmp_path / 'robotics/base'}", f"out={tmp_path}"]
-    assert main(["distill", "robotics", *place, "name=student", "method=shortcut", quiet]) == 0
+    taught = ["method=shortcut", "method.levels=3", "method.bootstrap=0.5", "training.steps=2500"]
+    assert main(["distill", "robotics", *place, "name=student", *taught, quiet]) == 0
     student = open_run(load_spec("robotics"), tmp_path / "robotics/student")
     generator = torch.Generator().manual_seed(0)
     chunks = student.domain.dataset("train")
