@@ -35,7 +35,7 @@ PARTS = ("quality", "cost")
 TOLERANCE = 1e-3
 """Of the adaptive solver, relative and absolute."""
 QUICK_SAMPLES = 32
-QUICK_SOLVERS = ("own", "euler", "heun", "ab2")
+QUICK_METHODS = ("own", "heun", "ab2")
 QUICK_NFE = (1, 2, 4, 8)
 
 Cell = dict[str, str | float]
@@ -189,7 +189,7 @@ class Recorder:
 
 def _settings(subject: Subject, config: DictConfig) -> Iterator[tuple[str, int | None]]:
     """Solvers and evaluations; `own` comes as the solver that it is, and None evaluations where the solver chooses."""
-    wanted = QUICK_SOLVERS if config.quick else tuple(config.methods)
+    wanted = QUICK_METHODS if config.quick else tuple(config.methods)
     for solver in dict.fromkeys(subject.own if name == OWN else name for name in wanted):
         if solver in ADAPTIVE:
             yield solver, None
@@ -226,6 +226,7 @@ def _model(
             "solver": subject.own,
             "run": subject.trained.folder.name,
             "clock": clock_of(subject.trained.device)[0],
+            **({"quick": "yes"} if config.quick else {}),
         },
         command=_command(subject, config, "parts=[quality]", "methods=[own]"),
     )

@@ -22,6 +22,7 @@ def layout(measurements: Sequence[Measurement]) -> Layout:
     """What `rectiflow bench domains` shows."""
     domains = [domain for domain in by_domain(measurements) if domain.model is not None]
     notes = [note for domain in domains for note in domain.notes]
+    quick = any(domain.model.facts.get("quick") for domain in domains if domain.model)
     sections = [
         _together(domains),
         *(_one(domain) for domain in domains if any(domain.line(flow, s) for flow in FLOWS for s in domain.solvers)),
@@ -35,6 +36,11 @@ def layout(measurements: Sequence[Measurement]) -> Layout:
             "One trained flow and its rectified student in each domain, sampled from the same noise by several solvers. "
             "Quality is the domain's own metric; normalised, 1 is what real data (or the ideal answer) gets and 0 what "
             "something trivial gets."
+            + (
+                " Trained for a small share of their recipes: this says that everything runs, and how fast."
+                if quick
+                else ""
+            )
         ),
         findings=[finding(domain) for domain in domains],
         sections=sections,
