@@ -24,6 +24,7 @@ import pairing
 import paths
 import solving
 import students
+import updates
 from judging import PRELOAD, ROOT, judge, test_files
 from mutant import Mutant
 
@@ -38,6 +39,7 @@ CATALOGUE = (
     *ensembles.MUTANTS,
     *students.MUTANTS,
     *averages.MUTANTS,
+    *updates.MUTANTS,
 )
 
 

@@ -22,6 +22,7 @@ from rectiflow.training.checkpoint import checkpoint_folders, clean_checkpoints,
 from rectiflow.training.ema import EMA
 from rectiflow.training.interrupts import Interrupts
 from rectiflow.training.logs import Logs
+from rectiflow.training.muon import Muon
 from rectiflow.training.options import TrainingOptions
 from rectiflow.training.processes import gather, locked, on_first_rank, raise_together, start_fabric
 from rectiflow.training.randomness import global_states, isolated_global_states, step_generator, stream_seed
@@ -175,13 +176,7 @@ def _prepare(
     """Build the parts of a run and, where there is a checkpoint, bring them to it."""
     rank, world_size = fabric.global_rank, fabric.world_size
     order = order_of(dataset, options.batch, options.seed, rank, world_size)
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in task.network.parameters() if parameter.requires_grad],
-        lr=options.learning_rate,
-        betas=(options.betas[0], options.betas[1]),
-        weight_decay=options.weight_decay,
-        fused=True,  # one pass over parameters and moments, where the others make about ten
-    )
+    optimizer = _optimizer(task.network, options)
     module = torch.compile(task.network) if options.compile else task.network
     model, _ = fabric.setup(module, optimizer)  # type: ignore[arg-type]  # a compiled module is a module
     model.train()
@@ -198,6 +193,19 @@ def _prepare(
         start = f"resuming after step {run.progress.step}" if checkpoint else "starting"
         print(f"{start}: {parts} samples a step, {fabric.device}", flush=True)
     return run
+
+
+def _optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    betas = options.betas[0], options.betas[1]
+    if options.optimizer == "muon":
+        return Muon(network, options.learning_rate, betas, options.weight_decay)
+    return torch.optim.AdamW(
+        [parameter for parameter in network.parameters() if parameter.requires_grad],
+        lr=options.learning_rate,
+        betas=betas,
+        weight_decay=options.weight_decay,
+        fused=True,  # one pass over parameters and moments, where the others make about ten
+    )
 
 
 def _identity(run: Run) -> dict[str, int]:

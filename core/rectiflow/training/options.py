@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from rectiflow.errors import ConfigError
 
 CHOICES = {
+    "optimizer": ("adamw", "muon"),
     "schedule": ("cosine", "constant"),
     # 16-mixed is absent: its loss scaler overflows on purpose, which the non-finite policy could not tell from a fault.
     "precision": ("32-true", "64-true", "bf16-mixed"),
@@ -33,7 +34,8 @@ AT_LEAST_ZERO = ("warmup", "seed", "preview_every", "workers")
 class TrainingOptions:
     """How to train; a structured hydra config, so every field is a plain type.
 
-    `batch` counts samples per process and micro-step; `accumulate` micro-steps make one optimiser step. `warmup` is in
+    `batch` counts samples per process and micro-step; `accumulate` micro-steps make one optimiser step. `optimizer=muon` moves
+    matrices by their orthogonalised momentum (`training.muon`): fewer steps, each of more work. `warmup` is in
     steps; the learning rate ends at `final_fraction` of its peak (cosine) or stays (constant). `clip` is the largest
     gradient norm, 0 for none. `ema` is the final decay per step. `preview_every=0` previews only at the end. `keep`
     checkpoints stay on disk.
@@ -42,6 +44,7 @@ class TrainingOptions:
     steps: int = 1000
     batch: int = 128
     accumulate: int = 1
+    optimizer: str = "adamw"
     learning_rate: float = 2e-3
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
     weight_decay: float = 0.0
