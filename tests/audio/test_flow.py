@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +10,17 @@ import torch
 from torch import Tensor
 
 from rectiflow.errors import ConfigError
+from rectiflow.interpolants import Linear
 from rectiflow.sampling import integrate
-from rectiflow_audio.flow import ConsistentStart, MixtureStart, NoiseStart, RegressionStart, separation_flow
+from rectiflow_audio.flow import (
+    POWER,
+    ConsistentStart,
+    GuessingNetwork,
+    MixtureStart,
+    NoiseStart,
+    RegressionStart,
+    separation_flow,
+)
 from rectiflow_audio.representation import Spectra
 
 SHAPE = (3, 2, 2, 256, 16)
@@ -55,23 +65,57 @@ def test_a_consistent_flow_never_leaves_the_mixture(method: str, generator: torc
     seen = []
 
     def wrong(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
-        seen.append(x)
         return 0.3 * x + 0.7 * torch.randn(x.shape, generator=generator)
 
     flow = separation_flow(wrong, ConsistentStart())
+
+    def watched(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        seen.append(x)
+        return flow.model(x, t, **cond)
+
     x0 = flow.sample_source(SHAPE, {"mixture": mixture}, generator)
-    end = integrate(flow, x0, steps=5, method=method, cond={"mixture": mixture}).x
+    end = integrate(replace(flow, model=watched), x0, steps=5, method=method, cond={"mixture": mixture}).x
     for x in (*seen, end):
         assert (x.mean(1) - mixture[:, 0] / 2).abs().max() < 1e-4
     assert (end[:, 0] - end[:, 1]).abs().max() > 0.1
 
 
-def test_a_regression_sees_the_mixture_at_time_zero(generator: torch.Generator) -> None:
+def test_a_regression_sees_no_state_and_no_time(generator: torch.Generator) -> None:
     mixture = torch.randn(3, 1, 2, 256, 16, generator=generator)
-    flow = separation_flow(lambda x, t, **cond: x + t[:, None, None, None, None], RegressionStart())
+    flow = separation_flow(lambda x, t, **cond: x + t[:, None, None, None, None] + cond["mixture"], RegressionStart())
     anywhere = torch.randn(SHAPE, generator=generator)
     estimate = flow.data(anywhere, torch.full((3,), 0.7), mixture=mixture)
     assert torch.equal(estimate, mixture.expand(SHAPE))
+
+
+@pytest.mark.parametrize("start", [MixtureStart(0.3), NoiseStart(0.5), ConsistentStart(0.3)])
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
+def test_a_network_is_shown_the_best_linear_guess(start: Any, t: float, generator: torch.Generator) -> None:
+    """Its error is at right angles to what the state says, as that of a least-squares fit is."""
+    shown: list[Tensor] = []
+
+    def spy(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        shown.append(x)
+        return x
+
+    shape = (4, 2, 2, 64, 64)
+    mixture = torch.randn(4, 1, 2, 64, 64, generator=generator)
+    flow = separation_flow(spy, start)
+    x0 = flow.sample_source(shape, {"mixture": mixture}, generator)
+    x1 = POWER**0.5 * torch.randn(shape, generator=generator)
+    x = (1 - t) * x0 + t * x1
+    flow.data(x, torch.full((4,), t), mixture=mixture)
+    (guess,) = shown
+    count = guess.numel()
+    slope = float((guess * x1).sum() / guess.square().sum())
+    assert slope == pytest.approx(1, abs=8 * (POWER / float(guess.square().mean()) / count) ** 0.5)
+
+
+def test_the_guess_is_nothing_at_the_start_and_everything_at_the_end(generator: torch.Generator) -> None:
+    network = GuessingNetwork(lambda x, t, **cond: x, Linear(), 1.0, 0.3)
+    x, mixture = torch.randn(SHAPE, generator=generator), torch.randn(3, 1, 2, 256, 16, generator=generator)
+    assert (network.guess(x, torch.zeros(3), mixture) == 0).all()
+    assert torch.allclose(network.guess(x, torch.ones(3), mixture), x)
 
 
 @pytest.mark.parametrize("start", [MixtureStart, NoiseStart, ConsistentStart])

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rectiflow.errors import ConfigError
 from rectiflow_audio.bands import BandTransformer
-from rectiflow_audio.network import FIRST_MASK, SpectralUNet
+from rectiflow_audio.masking import FIRST_MASK, Masking, bands_of
+from rectiflow_audio.network import SpectralUNet
 from rectiflow_audio.representation import Spectra
 
 
@@ -24,7 +25,7 @@ def inputs(frames: int, generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def tiny(generator: torch.Generator, **options: Any) -> SpectralUNet:
-    return SpectralUNet(2, Spectra(), 12, (8, 4), (16, 32), generator=generator, **options)
+    return SpectralUNet(2, Spectra(), 12, (4, 4), (16, 32), generator=generator, **options)
 
 
 def woken(network: SpectralUNet, generator: torch.Generator) -> SpectralUNet:
@@ -45,19 +46,45 @@ def test_it_starts_as_half_of_the_mixture(generator: torch.Generator) -> None:
     assert torch.allclose(tiny(generator)(**given), FIRST_MASK * given["mixture"].expand(2, 2, 2, 256, 16))
 
 
-def test_the_mask_is_a_complex_product(generator: torch.Generator) -> None:
+def test_masks_and_gates_are_where_the_output_says(generator: torch.Generator) -> None:
+    """Band 70, of two frequencies, in frame 5: the second stem is all of the mixture there, and its state."""
     given = inputs(16, generator)
-    network = tiny(generator)
-    weight, bias = network.output.weight, network.output.bias
-    assert bias is not None
-    with torch.no_grad():
-        # Channels are (kind, row, column): the imaginary mask of the second stem is 1 everywhere, all else 0.
-        bias.unflatten(0, (10, 32))[3] = 1.0
-    found = network(**given)
-    y = torch.view_as_complex(given["mixture"].movedim(2, -1).contiguous())[:, 0]
-    second = torch.view_as_complex(found.movedim(2, -1).contiguous())[:, 1]
-    assert torch.allclose(second, y * (FIRST_MASK + 1j), atol=1e-5)
-    assert (weight == 0).all()
+    masking = Masking(2, 256, (4, 4))
+    patches = masking.patches(given["x"], given["mixture"])
+    output = torch.zeros(2, 32, 4, masking.outputs).unflatten(-1, (3, 2, 4, 4))
+    output[:, 17, 1, 0, 1, 2, 1] = 50.0
+    output[:, 17, 1, 1, 1, 2, 1] = 1.0
+    found = masking.estimate(given["x"], given["mixture"], patches, output.flatten(-4), torch.zeros(2, 256))
+    change = found - FIRST_MASK * given["mixture"]
+    expected = torch.zeros_like(change)
+    expected[:, 1, :, 76:78, 5] = 0.5 * given["mixture"][:, 0, :, 76:78, 5] + given["x"][:, 1, :, 76:78, 5]
+    assert torch.allclose(change, expected, atol=1e-6)
+
+
+def test_contrast_divides_the_loud_places_of_a_patch_from_the_others(generator: torch.Generator) -> None:
+    given = inputs(16, generator)
+    masking = Masking(2, 256, (4, 4))
+    patches = masking.patches(given["x"], given["mixture"])
+    output = torch.zeros(2, 32, 4, 3, 2, 16)
+    output[..., 2, 0, :] = 100.0
+    found = masking.estimate(given["x"], given["mixture"], patches, output.flatten(-3), torch.zeros(2, 256))
+    power = given["mixture"].square().sum(2)[:, 0, :4, :4]
+    loud = torch.log(power) > torch.log(power).mean((1, 2), keepdim=True)
+    kept = found[:, 0, :, :4, :4].square().sum(1) / power
+    assert torch.allclose(kept.round(), loud.float())
+
+
+def test_merged_frequencies_and_what_they_hold(generator: torch.Generator) -> None:
+    membership = bands_of(256)
+    assert membership.shape == (128, 256)
+    assert torch.equal(membership.sum(0), torch.ones(256))
+    assert membership.sum(1).unique_consecutive().tolist() == [1, 2, 4]
+    given = inputs(4, generator)
+    shown = Masking(2, 256, (4, 4)).patches(0 * given["x"], given["mixture"])[:, 25, 0].unflatten(-1, (6, 4, 4))
+    power = given["mixture"].square().sum(2)[:, 0, 144:160].reshape(2, 4, 4, 4).mean(2)
+    assert torch.allclose(shown[:, 1], 3 * (power + 1e-4).sqrt() - 0.6, atol=1e-5)
+    assert torch.allclose(shown[:, 0], 0.3 * (power + 1e-4).log() + 1.2, atol=1e-5)
+    assert (shown[:, 2:] == 0).all()
 
 
 @pytest.mark.parametrize("kind", ["unet", "bands"])
@@ -95,8 +122,12 @@ def test_averages_start_from_the_same_weights(generator: torch.Generator) -> Non
 
 
 def test_sizes_that_do_not_fit(generator: torch.Generator) -> None:
-    with pytest.raises(ConfigError, match="multiple of 24"):
-        SpectralUNet(2, Spectra(), 12, (3, 4), (16, 32, 32, 32), generator=generator)
+    with pytest.raises(ConfigError, match="do not divide"):
+        SpectralUNet(2, Spectra(), 12, (3, 4), (16, 32), generator=generator)
+    with pytest.raises(ConfigError, match="multiple of 256"):
+        SpectralUNet(2, Spectra(), 12, (32, 4), (16, 32, 32, 32), generator=generator)
+    with pytest.raises(ConfigError, match="by eights"):
+        SpectralUNet(2, Spectra(n_fft=512), 12, generator=generator)
     with pytest.raises(ConfigError, match="heads"):
         tiny(generator, heads=5)
 

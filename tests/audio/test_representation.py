@@ -28,8 +28,8 @@ def test_it_is_the_compressed_fourier_transform(generator: torch.Generator) -> N
     padded = np.pad(wave.numpy(), 255)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(510) / 510)
     found = Spectra().encode(wave).numpy()
-    for frame in (0, 3, 15):
-        z = np.fft.rfft(window * padded[128 * frame : 128 * frame + 510])
+    for frame in (0, 3, 11):
+        z = np.fft.rfft(window * padded[170 * frame : 170 * frame + 510])
         expected = 0.4 * np.abs(z) ** 0.5 * np.exp(1j * np.angle(z))
         assert np.abs(found[0, :, frame] + 1j * found[1, :, frame] - expected).max() < 1e-9
 
@@ -51,7 +51,7 @@ def test_magnitudes_are_linear(generator: torch.Generator) -> None:
 def test_silence_has_finite_gradients() -> None:
     spectra = Spectra()
     wave = torch.zeros(1000, requires_grad=True)
-    states = torch.zeros(2, 256, 8, requires_grad=True)
+    states = torch.zeros(2, 256, 6, requires_grad=True)
     (spectra.encode(wave).sum() + spectra.decode(states, 1000).sum()).backward()
     assert wave.grad is not None
     assert states.grad is not None

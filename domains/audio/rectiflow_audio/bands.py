@@ -12,7 +12,7 @@ from rectiflow.nn.embeddings import ConditionEmbedding, grid_coordinates
 from rectiflow.nn.layers import linear
 from rectiflow.nn.rotary import rotary_table
 from rectiflow.nn.transformer import AdaptiveBlock, AdaptiveOutput
-from rectiflow_audio.network import estimate, seen
+from rectiflow_audio.masking import Masking
 from rectiflow_audio.representation import Spectra
 
 
@@ -40,9 +40,9 @@ class BandTransformer(nn.Module):
 
     Args:
         stems: K.
-        spectra: of the stems; `bands` divides their frequencies.
+        spectra: of the stems; `bands` divides what their frequencies are merged into, see `Masking`.
         query_width: D of the queries.
-        bands: each of equal width, with weights of its own at both ends of the network.
+        bands: of equally many merged frequencies, with weights of its own at both ends of the network.
         frames: a patch.
         width: channels, a multiple of four times `heads`.
         depth: layers of listening, attention along time and across bands.
@@ -52,7 +52,7 @@ class BandTransformer(nn.Module):
         generator: of the first weights.
 
     Raises:
-        ConfigError: bands that do not divide the frequencies.
+        ConfigError: bands that do not divide the merged frequencies.
     Source: arXiv 2309.02612 (bands and rotary positions); arXiv 2212.09748 (conditions).
     """
 
@@ -72,23 +72,25 @@ class BandTransformer(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        if spectra.bins % bands:
-            raise ConfigError(f"model.bands={bands} does not divide the {spectra.bins} frequencies of the spectra")
-        self.stems, self.bands, self.frames, self.tokens = stems, bands, frames, tokens
+        merged = spectra.bins // 2
+        if merged % bands:
+            raise ConfigError(
+                f"model.bands={bands} does not divide the {merged} that {spectra.bins} frequencies are merged into"
+            )
+        self.masking = Masking(stems, spectra.bins, (merged // bands, frames))
+        self.bands, self.tokens = bands, tokens
         self.head_width = width // heads
-        size = spectra.bins // bands * frames
         self.time = ConditionEmbedding(width, until=until, generator=generator)
         self.query = linear(query_width, width, generator=generator)
-        self.profile = linear(query_width, 2 * stems * spectra.bins, generator=generator, zero=True)
-        self.input = nn.Parameter(
-            torch.randn(bands, (2 * stems + 2) * size, width, generator=generator) / ((2 * stems + 2) * size) ** 0.5
-        )
+        self.profile = linear(query_width, stems * merged, generator=generator, zero=True)
+        inputs = self.masking.inputs
+        self.input = nn.Parameter(torch.randn(bands, inputs, width, generator=generator) / inputs**0.5)
         self.listening = nn.ModuleList(Listening(width, heads, query_width, generator=generator) for _ in range(depth))
         self.along = nn.ModuleList(AdaptiveBlock(width, heads, generator=generator) for _ in range(depth))
         self.across = nn.ModuleList(AdaptiveBlock(width, heads, generator=generator) for _ in range(depth))
         self.norm = AdaptiveOutput(width, width, generator=generator)
         nn.init.xavier_uniform_(self.norm.output.weight, generator=generator)
-        self.output = nn.Parameter(torch.zeros(bands, width, 5 * stems * size))
+        self.output = nn.Parameter(torch.zeros(bands, width, self.masking.outputs))
 
     def forward(
         self,
@@ -102,19 +104,14 @@ class BandTransformer(nn.Module):
         until: Tensor | None = None,
     ) -> Tensor:
         """The estimate of the stems (B, K, 2, F, N); arguments as for `SpectralUNet`, tokens (B, M, D), their mask (B, M)."""
-        length, bands = x.shape[-1], self.bands
+        bands = self.bands
         asked = query * query.shape[-1] ** 0.5
         condition = F.silu(self.time(t, until=until) + self.query(asked))
         words, mask = asked[:, None], torch.ones(len(x), 1, dtype=torch.bool, device=x.device)
         if tokens is not None and tokens_mask is not None:
             words = torch.cat([words, tokens * query.shape[-1] ** 0.5], dim=1)
             mask = torch.cat([mask, tokens_mask], dim=1)
-        patches = rearrange(
-            F.pad(seen(x, mixture), (0, -length % self.frames)),
-            "b c (g p) (n q) -> b g n (c p q)",
-            g=bands,
-            q=self.frames,
-        )
+        patches = self.masking.patches(x, mixture)
         hidden = torch.einsum("bgni,gid->bgnd", patches, self.input)
         count = hidden.shape[2]
         in_time = rotary_table(grid_coordinates(1, count, device=x.device), self.head_width)
@@ -126,10 +123,5 @@ class BandTransformer(nn.Module):
             hidden = across(rearrange(hidden, "(b g) n d -> (b n) g d", g=bands), by_frame, rotary=in_band)
             hidden = rearrange(hidden, "(b n) g d -> b g n d", n=count)
         hidden = rearrange(self.norm(hidden.flatten(1, 2), condition), "b (g n) d -> b g n d", g=bands)
-        output = rearrange(
-            torch.einsum("bgnd,gdo->bgno", F.silu(hidden), self.output),
-            "b g n (c p q) -> b c (g p) (n q)",
-            c=5 * self.stems,
-            q=self.frames,
-        )
-        return estimate(x, mixture, output[..., :length], self.profile(asked))
+        output = torch.einsum("bgnd,gdo->bgno", F.silu(hidden), self.output)
+        return self.masking.estimate(x, mixture, patches, output, self.profile(asked))

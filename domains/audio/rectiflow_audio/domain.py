@@ -106,7 +106,8 @@ class Audio(Domain):
 
     def flow(self, network: Callable[..., Any]) -> Flow:
         """The network's estimate of the stems as a flow from the configured start."""
-        return self.flow_of(self.start.read(network), source=self.start, null=NULL)
+        interpolant = self.create(self.config.interpolant)
+        return self.flow_of(self.start.read(network, interpolant), source=self.start, null=NULL)
 
     def conditions(self, count: int, generator: torch.Generator, **request: Any) -> Cond:
         """The first `count` held-out mixtures, over again where there are fewer; asked for `query` instead, if given."""

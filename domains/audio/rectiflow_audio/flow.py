@@ -21,13 +21,17 @@ Network = Callable[..., Tensor]
 """`network(x, t, mixture, query)`, stems x (B, K, 2, F, N) and mixture (B, 1, 2, F, N): its estimate of the stems."""
 
 
+POWER = 0.06
+"""Variance of a stem's spectra at `representation.LEVEL`, about."""
+
+
 class Start(Source, Protocol):
     """The law of x0, and what a network means that was trained from there."""
 
     def place(self, noise: Tensor, mixture: Tensor) -> Tensor:
         """x0 (B, K, 2, F, N) for standard normal noise of its shape and a mixture (B, 1, 2, F, N)."""
 
-    def read(self, network: Network) -> Network:
+    def read(self, network: Network, interpolant: Interpolant) -> Network:
         """The network's estimate of the stems, made to fit the start."""
 
 
@@ -42,9 +46,9 @@ class MixtureStart(Gaussian):
         """The mixture plus noise."""
         return mixture + self.sigma * noise
 
-    def read(self, network: Network) -> Network:
-        """The network itself."""
-        return network
+    def read(self, network: Network, interpolant: Interpolant) -> Network:
+        """The network, shown what the state says beyond the mixture."""
+        return GuessingNetwork(network, interpolant, 1.0, self.sigma)
 
 
 class NoiseStart(Gaussian):
@@ -58,9 +62,9 @@ class NoiseStart(Gaussian):
         """The noise at its level."""
         return self.sigma * noise
 
-    def read(self, network: Network) -> Network:
-        """The network itself."""
-        return network
+    def read(self, network: Network, interpolant: Interpolant) -> Network:
+        """The network, shown what the state says of the stems."""
+        return GuessingNetwork(network, interpolant, 0.0, self.sigma)
 
 
 class ConsistentStart:
@@ -89,13 +93,13 @@ class ConsistentStart:
         """The mixture's share plus the part of the noise that sums to 0."""
         return consistent(self.sigma * noise, mixture)
 
-    def read(self, network: Network) -> Network:
-        """The network with its estimate moved to the nearest one that sums to the mixture."""
-        return SummingNetwork(network)
+    def read(self, network: Network, interpolant: Interpolant) -> Network:
+        """The network, shown what the state says beyond its share, its estimate moved to the nearest that sums to the mixture."""
+        return SummingNetwork(GuessingNetwork(network, interpolant, 0.5, 0.5**0.5 * self.sigma))
 
 
 class RegressionStart:
-    """The mixture itself, without noise, for a network that estimates the stems from it whatever the state and the time."""
+    """The mixture itself, without noise, for a network that estimates the stems from it, without a state or a time."""
 
     def __call__(
         self, shape: Shape, *, cond: Cond, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
@@ -107,9 +111,34 @@ class RegressionStart:
         """The mixture."""
         return mixture.expand_as(noise)
 
-    def read(self, network: Network) -> Network:
-        """The network at the mixture and time 0."""
+    def read(self, network: Network, interpolant: Interpolant) -> Network:
+        """The network at time 0, where no state has said anything."""
         return RegressionNetwork(network)
+
+
+class GuessingNetwork(nn.Module):
+    """A network that is shown, in place of the state, the linear guess at the stems that the state allows.
+
+    u = x_t - s(t) m, with m the share `mean` of the mixture that x0 is centred on, is a(t) x1 plus noise of deviation s(t) sigma;
+    the guess of least variance is p a u / (p a^2 + s^2 sigma^2), p the power of stems: 0 at the start, x1 at the end. A state of
+    noise alone would have to be learnt to be overlooked, and at the start the network is what a regression is.
+    """
+
+    def __init__(self, network: Network, interpolant: Interpolant, mean: float, sigma: float) -> None:
+        super().__init__()
+        self.network = network
+        self.interpolant = interpolant
+        self.mean, self.sigma = mean, sigma
+
+    def forward(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        """The estimate (B, K, 2, F, N)."""
+        return self.network(self.guess(x, t, cond["mixture"]), t, **cond)
+
+    def guess(self, x: Tensor, t: Tensor, mixture: Tensor) -> Tensor:
+        """Stems (B, K, 2, F, N) as states x of that shape at times t (B,) tell them."""
+        path = self.interpolant.coefficients(t).expand_to(x)
+        told = x - path.s * self.mean * mixture
+        return POWER * path.a / (POWER * path.a.square() + (self.sigma * path.s).square()) * told
 
 
 class SummingNetwork(nn.Module):
@@ -125,7 +154,7 @@ class SummingNetwork(nn.Module):
 
 
 class RegressionNetwork(nn.Module):
-    """A network that is always shown the mixture at time 0, whatever the state and the time."""
+    """A network that is shown silence at time 0 in place of the state, whatever that is: all it knows is the mixture."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -133,7 +162,7 @@ class RegressionNetwork(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
         """The estimate (B, K, 2, F, N)."""
-        return self.network(cond["mixture"].expand_as(x), torch.zeros_like(t), **cond)
+        return self.network(torch.zeros_like(x), torch.zeros_like(t), **cond)
 
 
 def consistent(stems: Tensor, mixture: Tensor) -> Tensor:
@@ -143,9 +172,10 @@ def consistent(stems: Tensor, mixture: Tensor) -> Tensor:
 
 def separation_flow(network: Network, start: Start, interpolant: Interpolant | None = None, **traits: Any) -> Flow:
     """A network that estimates stems as a flow from a start; `traits` are further `Flow` fields."""
+    path = interpolant or Linear()
     return Flow(
-        start.read(network),
-        **{"interpolant": interpolant or Linear(), "predicts": "data", "source": start, "null": NULL, **traits},
+        start.read(network, path),
+        **{"interpolant": path, "predicts": "data", "source": start, "null": NULL, **traits},
     )
 
 

@@ -33,7 +33,7 @@ class Spectra:
     """
 
     n_fft: int = 510
-    hop: int = 128
+    hop: int = 170
     exponent: float = 0.5
     scale: float = 0.4
 
@@ -41,7 +41,7 @@ class Spectra:
         if self.n_fft < 4 or self.n_fft % 2 or not 1 <= self.hop <= self.n_fft // 3:
             raise ConfigError(
                 f"spectra have n_fft={self.n_fft} and hop={self.hop}; n_fft must be even and at least 4, "
-                "hop from 1 to a third of it: for example 510 and 128"
+                "hop from 1 to a third of it: for example 510 and 170"
             )
         if not 0 < self.exponent <= 1 or not self.scale > 0:
             raise ConfigError(
