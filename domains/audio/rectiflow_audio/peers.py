@@ -31,7 +31,7 @@ def separation(generator: torch.Generator) -> Contest:
         unit="second of sound",
         figures=lambda result: {"samples": float(result.shape[-1])},
         missing=missing,
-        note="networks of their own sizes, 2.2 M and 5 M parameters: a price, not a race at equal quality",
+        note="networks of their own sizes: what an evaluation costs, not a race at equal quality",
     )
 
 

@@ -38,11 +38,12 @@ def generalised_advantages(
         trace: lambda in [0, 1], per chunk.
     """
     delta = rewards + discounts * next_values.masked_fill(terminated, 0.0) - values
-    advantages = torch.zeros_like(rewards)
-    following = torch.zeros_like(rewards[0])
-    for t in reversed(range(len(rewards))):
-        following = delta[t] + discounts[t] * trace * following.masked_fill(done[t], 0.0)
-        advantages[t] = following
+    kept = (discounts * trace).masked_fill(done, 0.0)
+    following, found = torch.zeros_like(rewards[0]), []
+    for change, share in zip(reversed(delta.unbind()), reversed(kept.unbind()), strict=True):
+        following = torch.addcmul(change, share, following)
+        found.append(following)
+    advantages = torch.stack(found[::-1])
     return Advantages(advantages, advantages + values)
 
 
