@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-slow acceptance mutants check bench docs clean help
+.PHONY: demo test test-slow acceptance mutants check bench bench-full docs clean help
 
 help:
 	@echo "make demo       train, rectify and evaluate a digit generator; ends with report.html"
@@ -13,7 +13,8 @@ help:
 	@echo "make acceptance what docs/proofs.md names: the closed forms, tolerances and bugs that the core is held to"
 	@echo "make mutants    whether the fast tests notice that the mathematics is wrong"
 	@echo "make check      ruff, mypy, import-linter"
-	@echo "make bench      overhead of the core; with the bench extra, side by side with other libraries"
+	@echo "make bench      a quick version of every benchmark, in at most 20 minutes; ends with the page"
+	@echo "make bench-full the demos and all benchmarks: about three hours on two cores; a second call continues"
 	@echo "make docs       the gallery of docs/"
 
 demo: $(VENV)/.images
@@ -37,9 +38,19 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.images
-	$(BIN)/python benchmarks/solver_overhead.py
-	$(BIN)/python benchmarks/peers.py
+bench: $(VENV)/.bench
+	OMP_NUM_THREADS=1 $(BIN)/rectiflow bench peers quick=true
+	OMP_NUM_THREADS=1 $(BIN)/rectiflow bench domains quick=true
+	OMP_NUM_THREADS=1 $(BIN)/rectiflow bench scaling quick=true
+	$(BIN)/rectiflow bench report
+
+bench-full: $(VENV)/.bench
+	@echo "about three hours on two cores; stop it at any time, and the same command goes on"
+	for domain in images proteins robotics audio shapes; do $(BIN)/rectiflow demo $$domain || exit 1; done
+	OMP_NUM_THREADS=1 $(BIN)/rectiflow bench peers
+	$(BIN)/rectiflow bench domains
+	OMP_NUM_THREADS=1 $(BIN)/rectiflow bench scaling
+	$(BIN)/rectiflow bench report
 
 docs: $(VENV)/.images
 	$(BIN)/python docs/gallery.py
@@ -58,6 +69,11 @@ $(VENV)/.images: $(VENV)/.python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "installing into $(VENV): about 3 GB of downloads the first time"
 	$(PIP) -e ".[all,dev]"
+	touch $@ $(VENV)/.images
+
+$(VENV)/.bench: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "installing into $(VENV): about 3 GB of downloads the first time"
+	$(PIP) -e ".[all,bench]"
 	touch $@ $(VENV)/.images
 
 clean:
