@@ -1,7 +1,7 @@
 """The four representations at one budget of numbers, on the same held-out solids: volume IoU, Chamfer distance, valid share.
 
     python benchmarks/shapes_representations.py [--count 120] [--trained 1600] [--latent-set RUN] [--latent-grid RUN]
-        [--family demo] [--json results.json]
+        [--learned-only] [--family demo] [--json results.json]
 
 Every shape is 1216 numbers: 1216 principal components of the distance grid, 64 patches of 19, 64 tokens of 16 and their points,
 32 cubes of 34 components with their places. Autoencoders come from runs of `rectiflow train shapes stage=autoencoder`
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rectiflow_shapes.data import solids
+from rectiflow_shapes.extraction import surface
 from rectiflow_shapes.latent_grid import LatentGrid
 from rectiflow_shapes.latent_set import LatentSet
 from rectiflow_shapes.meshes import inspect
@@ -37,11 +38,11 @@ POINTS = 20_000
 SURFACE = 10_000
 
 
-def representations(latent_set: str, latent_grid: str) -> dict[str, Representation]:
-    made: dict[str, Representation] = {
-        "principal_grid": PrincipalGrid(components=1216, columns=19),
-        "mosaic": MosaicSet(cubes=32, nodes=9, rank=34),
-    }
+def representations(latent_set: str, latent_grid: str, learned_only: bool) -> dict[str, Representation]:
+    made: dict[str, Representation] = {}
+    if not learned_only:
+        made["principal_grid"] = PrincipalGrid(components=1216, columns=19)
+        made["mosaic"] = MosaicSet(cubes=32, nodes=9, rank=34)
     if latent_grid:
         made["latent_grid"] = LatentGrid(channels=19, run=latent_grid)
     if latent_set:
@@ -68,7 +69,8 @@ def judge(representation: Representation, train: ShapeData, held: ShapeData) -> 
     fitting = time.process_time() - begun
     states = representation.encode(held)
     begun = time.process_time()
-    fields, meshes = representation.decode(states), representation.meshes(states)
+    fields = representation.decode(states)
+    meshes = [surface(field) for field in fields]
     decoding = (time.process_time() - begun) / len(held)
     generator = torch.Generator().manual_seed(0)
     near, floors = [], []
@@ -96,11 +98,13 @@ def main() -> None:
     parser.add_argument("--trained", type=int, default=1600)
     parser.add_argument("--latent-set", default="")
     parser.add_argument("--latent-grid", default="")
+    parser.add_argument("--learned-only", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     splits = solids(options.family, options.trained, max(options.count, 2), 0)
     results = {}
-    for name, representation in representations(options.latent_set, options.latent_grid).items():
+    compared = representations(options.latent_set, options.latent_grid, options.learned_only)
+    for name, representation in compared.items():
         results[name] = judge(representation, splits.train, splits.validation)
         print(name, json.dumps({key: round(value, 4) for key, value in results[name].items()}), file=sys.stderr)
     print(json.dumps(results, indent=1))
