@@ -15,6 +15,7 @@ import sys
 import time
 
 import averages
+import comparing
 import controlling
 import densities
 import ensembles
@@ -40,6 +41,7 @@ CATALOGUE = (
     *students.MUTANTS,
     *averages.MUTANTS,
     *updates.MUTANTS,
+    *comparing.MUTANTS,
 )
 
 

@@ -50,9 +50,10 @@ def draw_panels(
     y_range: tuple[float, float] | None = None,
     ticks: Sequence[Sequence[float]] = (),
 ) -> str:
-    """An `<svg>` of panels that share their heights; x is logarithmic, with a panel's `ticks` or powers of ten.
+    """An `<svg>` of panels that share their heights.
 
-    Points outside `y_range` are left to the reader's imagination: their curves run out of the panel.
+    x is logarithmic, with a panel's `ticks` or powers of ten; y with `log_y`, where heights are positive and far apart. Curves
+    run out of a `y_range`.
     """
     figure = Figure(figsize=(9.4, 3.7), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -61,7 +62,7 @@ def draw_panels(
     heights = [y for panel in panels for series in panel.series for y in series.y if math.isfinite(y)]
     heights += [height for panel in panels for _, height in panel.levels if math.isfinite(height)]
     axes[0].set_ylabel(plain_label(y_label), fontsize=10.5, color=INK)
-    if log_y and heights and min(heights) > 0:
+    if log_y and heights and min(heights) > 0 and max(heights) > 4 * min(heights):
         axes[0].set_yscale("log")
         wide = max(heights) > 30 * min(heights)
         axes[0].yaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from rectiflow.benchmarking.measurement import Measurement
@@ -81,7 +82,7 @@ class DomainResults:
     def run(self, flow: str) -> str:
         """What the run is called: base and rectified, or by what the domain's own demo makes."""
         model = self.part("model", flow)
-        return model.facts.get("run", flow) if model else flow
+        return Path(model.facts.get("run", flow)).name if model else flow
 
     def part(self, part: str, flow: str) -> Measurement | None:
         """The measurement of a cost, or of the model."""
