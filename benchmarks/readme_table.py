@@ -1,17 +1,19 @@
 """The benchmark tables of README.md, from the stored results in benchmarks/results: `python benchmarks/readme_table.py`.
 
-Writes them between the markers; with --check it only says whether they are what the results give, by its exit code.
+Writes them between the markers; with --check it only says whether they are what the results give, by its exit code. Folders of
+studies, such as runs/bench/domains, are stored as results first.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rectiflow.benchmarking.domains_table import DomainResults, by_domain
-from rectiflow.benchmarking.measurement import Measurement, read_measurements
+from rectiflow.benchmarking.measurement import FILE, Measurement, read_measurements, write_measurements
 from rectiflow.errors import DataError
 from rectiflow.records import write_atomically
 from rectiflow.report_table import number
@@ -43,9 +45,12 @@ def domains_table(measurements: Sequence[Measurement]) -> str:
         *(_line(domain) for domain in domains),
     ]
     machine = domains[0].measurements[0].machine
+    others = [
+        f"{d.name}: {d.run('base')} and {d.run('rectified')}" for d in domains if d.run("rectified") != "rectified"
+    ]
     note = (
-        "Numbers over the columns are network evaluations a sample by the domain's own solver, before and after rectification, "
-        "from the same noise; *lost* is normalised quality (floor 1, baseline 0) between 32 evaluations before and 2 after, "
+        "Numbers over the columns are network evaluations a sample by the domain's own solver, before and after rectification"
+        f"{' (' + '; '.join(others) + ')' if others else ''}, from the same noise; *lost* is normalised quality (floor 1, baseline 0) between 32 evaluations before and 2 after, "
         f"negative for a gain; milliseconds are processor time of one thread. `rectiflow bench domains` on {machine.get('cpu')}, "
         f"torch {machine.get('torch')}; stored in `benchmarks/results/domains.jsonl`."
     )
@@ -81,10 +86,16 @@ def inserted(readme: str, text: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the README, or check it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=Path, help="studies to store first")
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    options = parser.parse_args(arguments)
+    for folder in options.folders:
+        write_measurements(RESULTS / f"{folder.name}.jsonl", read_measurements(folder / FILE))
     path = ROOT / "README.md"
     present = path.read_text(encoding="utf-8")
     wanted = inserted(present, tables())
-    if "--check" in arguments:
+    if options.check:
         if present != wanted:
             print("README.md differs from benchmarks/results; run python benchmarks/readme_table.py", file=sys.stderr)
         return int(present != wanted)
