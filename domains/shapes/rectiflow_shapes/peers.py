@@ -26,7 +26,7 @@ def distances(generator: torch.Generator) -> Contest:
     queries = points.numpy()
     makers: Makers[Callable[[], Tensor]] = {
         OURS: lambda: lambda: signed_distance(mesh, points),
-        "libigl, winding numbers": lambda: _libigl(mesh, queries),
+        "libigl": lambda: _libigl(mesh, queries),
         "trimesh.proximity": lambda: _trimesh(mesh, queries),
         "pyvista": lambda: _pyvista(mesh, queries),
     }
@@ -48,7 +48,7 @@ def _libigl(mesh: trimesh.Trimesh, queries: NDArray[Any]) -> Callable[[], Tensor
 
     vertices = np.ascontiguousarray(mesh.vertices)
     faces = np.ascontiguousarray(mesh.faces, dtype=np.int64)
-    mode = igl.SIGNED_DISTANCE_TYPE_FAST_WINDING_NUMBER
+    mode = igl.SIGNED_DISTANCE_TYPE_PSEUDONORMAL
     return lambda: torch.from_numpy(igl.signed_distance(queries, vertices, faces, sign_type=mode)[0])
 
 

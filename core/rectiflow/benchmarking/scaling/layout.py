@@ -55,7 +55,7 @@ def _findings(measurements: Sequence[Measurement]) -> list[str]:
 
 def _costs(title: str, found: Sequence[Measurement]) -> Section:
     pairs = dict.fromkeys((str(entry.cell["case"]), str(entry.cell["axis"])) for entry in found if entry.figures)
-    lines, panels = [], dict[str, list[Series]]()
+    lines, panels, cases = [], dict[str, list[Series]](), list(dict.fromkeys(case for case, _ in pairs))
     for case, axis in pairs:
         own = [entry for entry in found if entry.cell["case"] == case and entry.cell["axis"] == axis]
         points, fit = sizes_of(own), next((entry for entry in own if entry.cell["size"] == FIT), None)
@@ -63,7 +63,7 @@ def _costs(title: str, found: Sequence[Measurement]) -> Section:
             continue
         series = panels.setdefault(axis, [])
         series.append(
-            Series(case, [float(e.cell["size"]) for e in points], [e.figures["ms"] for e in points], len(series))
+            Series(case, [float(e.cell["size"]) for e in points], [e.figures["ms"] for e in points], cases.index(case))
         )
         lines.append(Line([axis, *_range(points), *_exponents(fit)], fit.command, case))
     columns = [
