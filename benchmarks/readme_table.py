@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,21 +41,21 @@ def domains_table(measurements: Sequence[Measurement]) -> str:
     if not domains:
         return ""
     lines = [
-        "| domain | metric | floor | baseline | before: 2 | before: 32 | after: 1 | after: 2 | lost | ms/evaluation |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| domain | metric | n | floor | baseline | before: 2 | before: 32 | after: 1 | after: 2 | lost | ms/evaluation |",
+        "|" + "---|" * 11,
         *(_line(domain) for domain in domains),
     ]
     machine = domains[0].measurements[0].machine
-    others = [
-        f"{d.name}: {d.run('base')} and {d.run('rectified')}" for d in domains if d.run("rectified") != "rectified"
-    ]
+    others = [d for d in domains if d.run("rectified") != "rectified"]
+    names = "".join(f" ({d.name}: {d.run('base')} and {d.run('rectified')})" for d in others)
     note = (
-        "Numbers over the columns are network evaluations a sample by the domain's own solver, before and after rectification"
-        f"{' (' + '; '.join(others) + ')' if others else ''}, from the same noise; *lost* is normalised quality (floor 1, baseline 0) between 32 evaluations before and 2 after, "
-        f"negative for a gain; milliseconds are processor time of one thread. `rectiflow bench domains` on {machine.get('cpu')}, "
-        f"torch {machine.get('torch')}; stored in `benchmarks/results/domains.jsonl`."
+        f"The numbers over the columns are network evaluations a sample by the domain's own solver, before and after "
+        f"rectification{names}, from the same noise, n samples; *lost* is normalised quality (floor 1, baseline 0) between 32 "
+        "evaluations before and 2 after, negative for a gain; milliseconds are processor time of one thread. "
+        f"`rectiflow bench domains` on {machine.get('cpu')}, torch {machine.get('torch')}; stored in "
+        "`benchmarks/results/domains.jsonl`."
     )
-    return "\n".join(lines) + f"\n\n{note}\n"
+    return "\n".join(lines) + "\n\n" + textwrap.fill(note, 128, break_on_hyphens=False) + "\n"
 
 
 def _line(domain: DomainResults) -> str:
@@ -65,7 +66,7 @@ def _line(domain: DomainResults) -> str:
     lost = ABSENT if verdict is None or math.isnan(verdict.lost) else f"{100 * verdict.lost:.0f} %"
     last = domain.line("base", domain.own("base"))[-1:]
     each = number(last[0].figures["ms"] / last[0].figures["nfe"]) if last else ABSENT
-    ends = [number(domain.floor), number(domain.baseline)]
+    ends = [f"{domain.model.count if domain.model else 0}", number(domain.floor), number(domain.baseline)]
     return (
         "| " + " | ".join([domain.name, f"{domain.title} {ARROWS[domain.better]}", *ends, *values, lost, each]) + " |"
     )
