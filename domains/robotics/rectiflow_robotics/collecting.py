@@ -79,7 +79,7 @@ def collected(
     *,
     noise: float = 0.0,
     out: str = "",
-    training: tuple[float, int] = (1000.0, 100_000),
+    training: tuple[float, int] = (1000.0, 60_000),
 ) -> Path:
     """The file of an expert's demonstrations; collected only where it does not exist yet.
 

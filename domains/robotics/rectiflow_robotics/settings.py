@@ -81,7 +81,7 @@ class CollectSettings:
     seed: int = 0
     noise: float = 0.0
     expert_return: float = 1000.0
-    expert_steps: int = 100_000
+    expert_steps: int = 60_000
     out: str = ""
 
 
