@@ -15,6 +15,7 @@ from rectiflow.drawing import Drawn, carry, draw_sources
 from rectiflow.errors import ConfigError
 from rectiflow.matching import FlowMatching, FlowTask
 from rectiflow.trained import new_network
+from rectiflow.training.muon import Muon
 from rectiflow_audio.data import TrainingMixtures
 from rectiflow_audio.domain import Audio
 from rectiflow_audio.extracting import Extractor
@@ -190,8 +191,12 @@ def test_files_pictures_and_pages(tmp_path: Path) -> None:
     ],
 )
 def test_every_start_and_model_trains_and_extracts(source: str, model: str) -> None:
-    widths = {"conv_tasnet": "model.layers=2", "base": "model.depth=1"}.get(model, "model.widths=[16,32]")
-    domain = build(SPEC, compose_training(SPEC, [*SMALL[2:], f"source={source}", f"model={model}", widths]))
+    small = {
+        "conv_tasnet": ["model.layers=2"],
+        "base": ["model.depth=1", "model.width=64", "model.heads=2"],
+        "tiny": ["model.widths=[16,32]"],
+    }
+    domain = build(SPEC, compose_training(SPEC, [*SMALL[2:], f"source={source}", f"model={model}", *small[model]]))
     assert isinstance(domain, Audio)
     network = new_network(domain, 0)
     batch = domain.dataset("train").__getitems__([0, 1])
@@ -247,9 +252,9 @@ def test_one_mixture_is_learnt_by_heart() -> None:
     network = new_network(domain, 0)
     batch = domain.dataset("train").__getitems__([2])
     task = FlowTask(domain, network, FlowMatching(), domain.config.sampling)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    optimiser = Muon(network, 4e-3, (0.9, 0.99), 0.0)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(200):
+    for _ in range(90):
         loss, _ = task.loss(network, batch, generator)
         optimiser.zero_grad()
         torch.autograd.backward(loss)

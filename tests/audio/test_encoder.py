@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from rectiflow.batch import Batch
-from rectiflow.cli import main
 from rectiflow.errors import ConfigError, DataError
-from rectiflow.training.loop import fit
+from rectiflow.training.loop import Fitted, fit
 from rectiflow.training.options import TrainingOptions
+from rectiflow.verbs.train import report_end
 from rectiflow_audio.encoder import (
     FEATURES,
     SoundTextEncoder,
@@ -163,13 +163,10 @@ def test_what_is_no_run_of_an_encoder_is_refused(tmp_path: Path) -> None:
         load_encoder(tmp_path)
 
 
-def test_an_encoder_run_is_not_said_to_give_samples(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("RECTIFLOW_CACHE", str(tmp_path))
-    small = ["data.pool=2", "data.seconds=0.25", "training.steps=1", "training.batch=2", "training.tensorboard=false"]
-    assert main(["train", "audio", "stage=encoder", "name=encoder", f"out={tmp_path}", *small]) == 0
+@pytest.mark.parametrize("samples", [True, False])
+def test_only_a_run_of_the_flow_is_said_to_give_samples(samples: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted = Fitted(torch.nn.Linear(2, 2), {}, 3, 0.1, 1.0, 0, {}, 0)
+    report_end(fitted, Path("runs/audio/encoder"), "audio", samples=samples)
     printed = capsys.readouterr().out
-    assert f"run: {tmp_path / 'audio' / 'encoder'}" in printed
-    assert "rectiflow sample" not in printed
-    assert load_encoder(tmp_path / "audio" / "encoder").dim == TEXT.dim
+    assert "run: runs/audio/encoder" in printed
+    assert ("rectiflow sample" in printed) is samples
