@@ -71,7 +71,8 @@ def test_a_consistent_flow_never_leaves_the_mixture(method: str, generator: torc
 
     def watched(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
         seen.append(x)
-        return flow.model(x, t, **cond)
+        estimate: Tensor = flow.model(x, t, **cond)
+        return estimate
 
     x0 = flow.sample_source(SHAPE, {"mixture": mixture}, generator)
     end = integrate(replace(flow, model=watched), x0, steps=5, method=method, cond={"mixture": mixture}).x
