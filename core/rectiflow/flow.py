@@ -71,6 +71,8 @@ class Flow:
         average: whether the model is `model(x, t, until=r, **cond)`, r (B,), and its output stands for the average velocity
             over [t, r] instead of the one at t; with r = t the two are the same.
         guidable: whether classifier-free guidance may be applied; False where the model was trained to have it already.
+        guidance_range: lowest and highest scale of guidance that the model takes as a condition `guidance` (B,), for one
+            evaluation instead of two; None for a model that takes none.
         refines: whether the model, called as `model(x, t, velocity=v, **cond)`, says by how much the velocity here differs
             from v, that of the place just before (FlowTurbo's refiner).
 
@@ -90,6 +92,7 @@ class Flow:
     score_model: Model | None = None
     average: bool = False
     guidable: bool = True
+    guidance_range: tuple[float, float] | None = None
     refines: bool = False
 
     def __post_init__(self) -> None:
@@ -318,7 +321,8 @@ class Flow:
             map_masked(_clear_padding, draw.mask, state) for state in (prediction, target, draw.xt)
         )
         errors = self.space.masked(draw.mask).residual(prediction, target, kind, x)
-        return torch.stack(parts(map_masked(_mean_square, draw.mask, errors))).sum(0)
+        means = parts(map_masked(_mean_square, draw.mask, errors))
+        return means[0] if len(means) == 1 else torch.stack(means).sum(0)
 
     def loss(
         self,

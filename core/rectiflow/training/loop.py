@@ -252,7 +252,8 @@ def _step(run: Run, batches: Iterator[Batch], interrupts: Interrupts, logs: Logs
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     loss, terms = _gradients(run, batches)
-    touched = [parameter for parameter in run.optimizer.param_groups[0]["params"] if parameter.grad is not None]
+    groups = run.optimizer.param_groups
+    touched = [parameter for group in groups for parameter in group["params"] if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in touched])
     result = _agree(run.fabric, loss, norm, terms, interrupts.received)
     if result.finite:
@@ -264,7 +265,8 @@ def _step(run: Run, batches: Iterator[Batch], interrupts: Interrupts, logs: Logs
         progress.skipped_in_a_row = 0
     else:
         _refuse(run, result, logs)
-    run.optimizer.zero_grad(set_to_none=True)
+    for parameter in touched:
+        parameter.grad = None
     progress.step += 1
     return result
 
@@ -289,7 +291,7 @@ def _gradients(run: Run, batches: Iterator[Batch]) -> tuple[Tensor, dict[str, Te
 
 def _agree(fabric: Fabric, loss: Tensor, norm: Tensor, terms: dict[str, Tensor], received: int) -> StepResult:
     """The same verdict on every rank: finite only if all are, and stopping if any was told to."""
-    local_loss, local_norm = torch.stack([loss.double(), norm.double()]).tolist()
+    local_loss, local_norm = torch.stack([loss, norm]).tolist()
     finite = math.isfinite(local_loss) and math.isfinite(local_norm)
     if fabric.world_size == 1:
         return StepResult(local_loss, local_norm, terms, finite, received)

@@ -90,6 +90,15 @@ def test_equals_a_loop_written_out_by_hand(tiny: ModuleType, clip: float) -> Non
         torch.testing.assert_close(fitted.network.state_dict()[name], value, rtol=1e-5, atol=1e-6)
 
 
+def test_the_norm_is_that_of_all_groups_of_parameters(tiny: ModuleType, tmp_path: Path) -> None:
+    norms = []
+    for optimizer in ("adamw", "muon"):
+        options = tiny.small_options(steps=1, log_every=1, optimizer=optimizer)
+        fit(Regression(), tiny.TinyData(), options, folder=tmp_path / optimizer)
+        norms.append(figures(tmp_path / optimizer)[0]["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-6)
+
+
 def test_accumulated_micro_steps_equal_one_large_batch(tiny: ModuleType, tmp_path: Path) -> None:
     tasks = [Regression(), Regression()]
     fit(tasks[0], tiny.TinyData(), tiny.small_options(batch=12), folder=tmp_path / "large")
