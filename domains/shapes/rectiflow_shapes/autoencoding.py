@@ -25,6 +25,7 @@ from rectiflow_shapes.representation import Representation
 from rectiflow_shapes.shape_data import ShapeData
 
 _VERSION = 2
+_MEASURED = 400
 
 
 class ShapeArrays:
@@ -93,7 +94,7 @@ class LearnedRepresentation(Representation):
         """
         if self.run:
             self._load(load_weights(Path(self.run)))
-            self.statistics = self.measure(train)
+            self.statistics = self.measure(_some(train))
             return
         found = cached_tensors(f"{type(self).__name__.lower()}-{self._key(train)}", lambda: self._train(train))
         self._load({name.removeprefix("weight."): value for name, value in found.items() if name.startswith("weight.")})
@@ -107,7 +108,7 @@ class LearnedRepresentation(Representation):
         fitted = fit(task, dataset, self.training)
         self._load(fitted.ema)
         weights = {f"weight.{name}": value for name, value in self.network.state_dict().items()}
-        return weights | {f"code.{name}": value for name, value in self.measure(train).items()}
+        return weights | {f"code.{name}": value for name, value in self.measure(_some(train)).items()}
 
     def _load(self, weights: dict[str, Tensor]) -> None:
         try:
@@ -120,3 +121,10 @@ class LearnedRepresentation(Representation):
     def _key(self, train: ShapeData) -> str:
         told = [_VERSION, train.key, self.settings, dataclasses.asdict(self.training)]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _some(data: ShapeData) -> ShapeData:
+    """Enough shapes to know the statistics of their codes by, spread over all of them."""
+    if len(data) <= _MEASURED:
+        return data
+    return data.pick(torch.linspace(0, len(data) - 1, _MEASURED).long())

@@ -11,7 +11,7 @@ from torch import Tensor
 from rectiflow.batch import Shape, State
 from rectiflow.errors import ConfigError
 from rectiflow_shapes.autoencoding import LearnedRepresentation
-from rectiflow_shapes.extraction import grid_points
+from rectiflow_shapes.extraction import evaluate_coarse_to_fine
 from rectiflow_shapes.grids import BAND
 from rectiflow_shapes.set_autoencoder import HEADS, SetAutoencoder
 from rectiflow_shapes.shape_data import ShapeData
@@ -100,31 +100,18 @@ class LatentSet(LearnedRepresentation):
         fields = [self._field(*parts) for parts in zip(codes, positions, strict=True)]
         return torch.stack(fields) if fields else codes.new_zeros(0, *(self.resolution,) * 3)
 
+    @torch.no_grad()
     def _field(self, code: Tensor, position: Tensor) -> Tensor:
-        """Coarse to fine: a cell of the coarse grid is looked into when a corner is less than the cell's diagonal away."""
-        nodes = grid_points(self.resolution)
-        with torch.no_grad():
-            tokens = self.network.tokens(code[None], position[None])  # type: ignore[operator]
+        network = self.network
+        tokens = network.tokens(code[None], position[None])  # type: ignore[operator]
 
-            def values(points: Tensor) -> Tensor:
-                parts = [
-                    self.network.distances(tokens, position[None], part[None])[0]  # type: ignore[operator]
-                    for part in torch.split(points, _QUERIES)
-                ]
-                return torch.cat(parts)
+        def values(points: Tensor) -> Tensor:
+            found: Tensor = network.distances(tokens, position[None], points[None])[0]  # type: ignore[operator]
+            return found
 
-            coarse = values(nodes[::_COARSE, ::_COARSE, ::_COARSE].reshape(-1, 3))
-            count = (self.resolution - 1) // _COARSE + 1
-            known = coarse.reshape(1, 1, count, count, count)
-            field = torch.nn.functional.interpolate(known, (self.resolution,) * 3, mode="trilinear", align_corners=True)
-            field = field[0, 0]
-            cell = 2 / (count - 1) * 3**0.5 / BAND
-            near = torch.nn.functional.max_pool3d(-known.abs(), 3, stride=1, padding=1)
-            near = torch.nn.functional.interpolate(near, (self.resolution,) * 3, mode="nearest")[0, 0] > -min(
-                cell, 0.98
-            )
-            field[near] = values(nodes[near])
-        return field
+        coarse = (self.resolution - 1) // _COARSE + 1
+        # Values are in units of the band, at which they end.
+        return evaluate_coarse_to_fine(values, self.resolution, coarse=coarse, band=1 / BAND, limit=1.0, chunk=_QUERIES)
 
     def _encoded(self, data: ShapeData) -> tuple[Tensor, Tensor]:
         found = []
