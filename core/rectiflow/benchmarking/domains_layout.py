@@ -14,6 +14,7 @@ from rectiflow.report_table import number
 FLOWS = {"base": "before", "rectified": "after"}
 SHOWN = (-0.25, 1.15)
 """Range of normalised quality that is drawn: far below the baseline one failure looks like another."""
+QUICK = " Trained for a small share of their recipes: this says that everything runs, and how fast."
 DASH, NO_BREAK = "\N{EN DASH}", "\N{NO-BREAK SPACE}"
 ARROWS = {"lower": "↓", "higher": "↑", "one": "→ 1"}
 
@@ -35,12 +36,7 @@ def layout(measurements: Sequence[Measurement]) -> Layout:
         summary=(
             "One trained flow and its rectified student in each domain, sampled from the same noise by several solvers. "
             "Quality is the domain's own metric; normalised, 1 is what real data (or the ideal answer) gets and 0 what "
-            "something trivial gets."
-            + (
-                " Trained for a small share of their recipes: this says that everything runs, and how fast."
-                if quick
-                else ""
-            )
+            "something trivial gets." + (QUICK if quick else "")
         ),
         findings=[finding(domain) for domain in domains],
         sections=sections,
@@ -52,10 +48,10 @@ def finding(domain: DomainResults) -> str:
     verdict = domain.verdict
     if verdict is None:
         return f"{domain.name}: not measured both before and after rectification."
-    before, after = (entry.figures[domain.metric] for entry in (verdict.before, verdict.after))
+    before, after = (_with_interval(entry, domain.metric) for entry in (verdict.before, verdict.after))
     text = (
-        f"{domain.name}: {domain.title} {number(after)} with {verdict.few:g} evaluations {_after(domain)}, "
-        f"{number(before)} with {verdict.many:g} before; "
+        f"{domain.name}: {domain.title} {after} with {verdict.few:g} evaluations {_after(domain)}, "
+        f"{before} with {verdict.many:g} before; "
     )
     if math.isnan(verdict.lost):
         return text + "the flow before is no better than the baseline, so there is nothing to keep."
@@ -162,9 +158,11 @@ def _one(domain: DomainResults) -> Section:
 
 def _solver_table(domain: DomainResults, nfe: Sequence[float]) -> Table:
     """A line a flow and solver, a column a number of evaluations; what the adaptive one spent stands beside its value."""
-    columns = [Column("solver", "text"), *(Column(f"{count:g}") for count in nfe), Column("its choice (NFE)")]
+    free = {str(e.cell["solver"]) for e in domain.measurements if e.cell.get("nfe") == 0 and e.figures}
+    choice = [Column("its choice (NFE)")] if free else []
+    columns = [Column("solver", "text"), *(Column(f"{count:g}") for count in nfe), *choice]
     lines = [
-        _solver_line(domain, flow, solver, nfe)
+        _solver_line(domain, flow, solver, nfe, bool(free))
         for flow in FLOWS
         for solver in domain.solvers
         if domain.line(flow, solver)
@@ -172,21 +170,22 @@ def _solver_table(domain: DomainResults, nfe: Sequence[float]) -> Table:
     notes = ["Bold: the best of the column, before and after each for itself."]
     if "boss" in domain.solvers:
         notes.append("boss: Euler's method on the grid of least error for this flow.")
-    free = {str(e.cell["solver"]) for e in domain.measurements if e.cell.get("nfe") == 0}
     notes += [f"{solver} chooses its evaluations, to a tolerance of 1e-3." for solver in sorted(free)]
     caption = f"{domain.name}: {_label(domain)} by evaluations a sample, before and after rectification."
     return Table(caption, columns, lines, " ".join(notes))
 
 
-def _solver_line(domain: DomainResults, flow: str, solver: str, nfe: Sequence[float]) -> Line:
+def _solver_line(domain: DomainResults, flow: str, solver: str, nfe: Sequence[float], choice: bool) -> Line:
     line = domain.line(flow, solver)
     adaptive = next((entry for entry in line if entry.cell["nfe"] == 0), None)
     values = [_figure(domain.cell(flow, solver, count), domain.metric) for count in nfe]
     best = [_best(domain, flow, count) for count in nfe]
     strong = frozenset(1 + place for place, value in enumerate(values) if value == best[place] != DASH)
-    free = f"{number(adaptive.figures[domain.metric])} ({adaptive.figures['nfe']:.0f})" if adaptive else ""
+    free = [f"{number(adaptive.figures[domain.metric])} ({adaptive.figures['nfe']:.0f})" if adaptive else ""]
     name = f"{solver} (own)" if solver == domain.own(flow) else solver
-    return Line([name, *values, free], command=line[0].command, group=_when(domain, flow), strong=strong)
+    return Line(
+        [name, *values, *(free if choice else [])], command=line[0].command, group=_when(domain, flow), strong=strong
+    )
 
 
 def _best(domain: DomainResults, flow: str, nfe: float) -> str:
@@ -259,6 +258,11 @@ def _after(domain: DomainResults) -> str:
 
 def _label(domain: DomainResults) -> str:
     return f"{domain.title} {ARROWS[domain.better]}"
+
+
+def _with_interval(entry: Measurement, name: str) -> str:
+    ends = entry.intervals.get(name)
+    return number(entry.figures[name]) + (f" ({number(ends[0])} to {number(ends[1])})" if ends else "")
 
 
 def _figure(entry: Measurement | None, name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from rectiflow.report_table import number
 
 BASELINES = Path("benchmarks", "baseline")
 PAGE = "report.html"
+SHOWN_VALUES = 4
 FIGURE_SPACE, PUNCTUATION_SPACE = "\N{FIGURE SPACE}", "\N{PUNCTUATION SPACE}"
 
 
@@ -161,14 +162,28 @@ def tally(changes: Sequence[Change]) -> dict[str, int]:
 
 
 def _machines(measurements: Sequence[Measurement]) -> list[tuple[dict[str, Any], str]]:
-    """Each machine that measured, with the range of its load."""
-    machines: dict[str, dict[str, Any]] = {}
-    loads: dict[str, list[float]] = {}
+    """Each machine that measured, with the range of its load; what changed on it while the study went on stands in a row."""
+    groups: dict[tuple[str, ...], list[Measurement]] = {}
     for entry in measurements:
-        machines[repr(sorted(entry.machine.items(), key=str))] = entry.machine
-        if entry.load is not None:
-            loads.setdefault(repr(sorted(entry.machine.items(), key=str)), []).append(entry.load)
-    return [
-        (machine, f"{min(loads[key]):.1f} to {max(loads[key]):.1f}" if key in loads else "")
-        for key, machine in machines.items()
-    ]
+        name = tuple(str(entry.machine.get(key)) for key in ("cpu", "gpu", "platform"))
+        groups.setdefault(name, []).append(entry)
+    found = []
+    for entries in groups.values():
+        machine = {key: _in_a_row([entry.machine.get(key) for entry in entries]) for key in _keys(entries)}
+        loads = [entry.load for entry in entries if entry.load is not None]
+        found.append((machine, f"{min(loads):.1f} to {max(loads):.1f}" if loads else ""))
+    return found
+
+
+def _keys(entries: Sequence[Measurement]) -> list[str]:
+    return list(dict.fromkeys(key for entry in entries for key in entry.machine))
+
+
+def _in_a_row(values: Sequence[Any]) -> Any:
+    """The one value, all of a few, or the first and the last of many; mappings are put together."""
+    if any(isinstance(value, Mapping) for value in values):
+        return {name: text for value in values if isinstance(value, Mapping) for name, text in value.items()}
+    texts = list(dict.fromkeys(str(value) for value in values if value is not None))
+    if len(texts) > SHOWN_VALUES:
+        return f"{texts[0]} to {texts[-1]} ({len(texts)})"
+    return ", ".join(texts) or None
