@@ -90,7 +90,7 @@ class TinySettings(UNetSettings):
 
 @dataclass
 class BandSettings:
-    """Transformer over bands and frames in turn, 51 M parameters, which listens to every word: for a GPU."""
+    """Transformer over bands and frames in turn, 49 M parameters, which listens to every word: for a GPU."""
 
     _target_: str = "rectiflow_audio.bands.BandTransformer"
     bands: int = 32
