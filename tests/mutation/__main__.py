@@ -20,6 +20,7 @@ import controlling
 import densities
 import ensembles
 import geometry
+import measuring
 import noise
 import pairing
 import paths
@@ -34,6 +35,7 @@ CATALOGUE = (
     *solving.MUTANTS,
     *noise.MUTANTS,
     *geometry.MUTANTS,
+    *measuring.MUTANTS,
     *pairing.MUTANTS,
     *densities.MUTANTS,
     *controlling.MUTANTS,

@@ -22,11 +22,9 @@ MUTANTS = (
     ),
     Mutant("couplings/optimal_transport.py", "assignment(cost).to", "assignment(cost).argsort().to", "couplings"),
     Mutant("couplings/assignment.py", "(reduced.numpy())[1]", "(reduced.numpy())[0]", "couplings"),
-    Mutant(
-        "couplings/assignment.py", "kernel).add_(f[:, None])", "kernel).sub_(f[:, None])", "couplings/test_assignment"
-    ),
-    Mutant("couplings/assignment.py", "regularisation * u.log()", "u.log()", "couplings/test_assignment"),
-    Mutant("couplings/assignment.py", "(reduced - f.double()", "(reduced + f.double()", "couplings/test_assignment"),
+    Mutant("couplings/assignment.py", "kernel).add_(f[:, None])", "kernel).sub_(f[:, None])", "couplings/assignment"),
+    Mutant("couplings/assignment.py", "regularisation * u.log()", "u.log()", "couplings/assignment"),
+    Mutant("couplings/assignment.py", "(reduced - f.double()", "(reduced + f.double()", "couplings/assignment"),
     Mutant(
         "couplings/permutation.py",
         "places[assignment(cost)]",

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 from rectiflow.benchmarking.contest import OURS
+from rectiflow.benchmarking.curves import Panel, Series, draw_panels
 from rectiflow.benchmarking.layout import Column, Figure, Layout, Line, Section, Table
 from rectiflow.benchmarking.measurement import Measurement
+from rectiflow.benchmarking.peers.errors import BUDGETS
 from rectiflow.benchmarking.peers.training import BARE_LOOP
-from rectiflow.report_figures import Line as Curve
-from rectiflow.report_figures import scatter_curve
 from rectiflow.report_table import number
 
 ALLOWED_IN_TRAINING = 1.05
@@ -134,31 +134,29 @@ def _errors(found: Sequence[Measurement]) -> Section:
     if not entries:
         return Section("Error at equal evaluations", [])
     methods = dict.fromkeys((str(entry.cell["peer"]), str(entry.cell["case"]).split()[0]) for entry in entries)
-    lines, curves = [], []
-    for place, (peer, method) in enumerate(methods):
+    lines, ours, others = [], list[Series](), list[Series]()
+    for peer, method in methods:
         own = [
             entry for entry in entries if entry.cell["peer"] == peer and str(entry.cell["case"]).split()[0] == method
         ]
         own.sort(key=lambda entry: entry.figures["nfe"])
         cells = [f"{number(entry.figures['error'])} ({entry.figures['nfe']:g})" for entry in own]
-        lines.append(Line([method, *cells, *[""] * (4 - len(cells))], own[0].command, peer))
-        curves.append(
-            Curve(f"{peer}, {method}", [e.figures["nfe"] for e in own], [e.figures["error"] for e in own], place, 0)
-        )
-    columns = [Column("solver", "text"), *(Column(f"about {budget}") for budget in ("4", "8", "16", "32"))]
-    drawing = scatter_curve(
-        [curve for curve in curves if curve.label.startswith(OURS)][:4]
-        + [c for c in curves if not c.label.startswith(OURS)],
-        x_label="evaluations",
-        y_label="root mean squared error",
-        log_y=True,
-    )
+        lines.append(Line([method, *cells], own[0].command, peer))
+        curves, label = (ours, method) if peer == OURS else (others, f"{peer}, {method}")
+        curves.append(Series(label, *_curve(own), len(curves), peer != OURS))
+    columns = [Column("solver", "text"), *(Column(f"about {budget}") for budget in BUDGETS)]
     caption = (
         "Distance from the exact end of a flow known in closed form (eight narrow modes in the plane), and in brackets the "
         "evaluations made."
     )
-    figure = Figure("The same as curves, four of our solvers.", [drawing])
+    panels = [Panel("ours", "evaluations", ours), Panel("others", "evaluations", others)]
+    drawing = draw_panels(panels, y_label="root mean squared error", log_y=True, ticks=[BUDGETS, BUDGETS])
+    figure = Figure("The same as curves: ours to the left, other libraries' to the right.", [drawing])
     return Section("Error at equal evaluations", [Table(caption, columns, lines), figure])
+
+
+def _curve(points: Sequence[Measurement]) -> tuple[list[float], list[float]]:
+    return [entry.figures["nfe"] for entry in points], [entry.figures["error"] for entry in points]
 
 
 def _adaptive(found: Sequence[Measurement]) -> Section:
@@ -166,16 +164,12 @@ def _adaptive(found: Sequence[Measurement]) -> Section:
     points = [entry for entry in entries if "error" in entry.figures]
     if not points:
         return Section("The adaptive solver", [])
-    curves = []
-    for place, peer in enumerate(dict.fromkeys(str(entry.cell["peer"]) for entry in points)):
-        own = [entry for entry in points if entry.cell["peer"] == peer]
-        curves.append(Curve(peer, [e.figures["nfe"] for e in own], [e.figures["error"] for e in own], place, 0))
-    blocks: list[str | Table | Figure] = [
-        Figure(
-            "dopri5 at tolerances from 1e-3 to 1e-9 on the same flow.",
-            [scatter_curve(curves, x_label="evaluations", y_label="root mean squared error", log_y=True)],
-        )
+    curves = [
+        Series(peer, *_curve([entry for entry in points if entry.cell["peer"] == peer]), place)
+        for place, peer in enumerate(dict.fromkeys(str(entry.cell["peer"]) for entry in points))
     ]
+    drawing = draw_panels([Panel("", "evaluations", curves)], y_label="root mean squared error", log_y=True)
+    blocks: list[str | Table | Figure] = [Figure("dopri5 at tolerances from 1e-3 to 1e-9 on the same flow.", [drawing])]
     for entry in entries:
         if "ratio" in entry.figures:
             low, high = entry.intervals["ratio"]

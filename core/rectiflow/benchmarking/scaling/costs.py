@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from rectiflow.batch import Cond, State
 from rectiflow.benchmarking.peers.sampling import Perceptron
+from rectiflow.benchmarking.quick_models import NAME
 from rectiflow.benchmarking.subject import demo_runs
 from rectiflow.config import compose_training
 from rectiflow.couplings import MinibatchOT
@@ -22,6 +24,7 @@ from rectiflow.flow import Flow
 from rectiflow.nn.transformer import AdaptiveBlock
 from rectiflow.sampling import integrate
 from rectiflow.trained import new_network, open_run
+from rectiflow.training.checkpoint import checkpoint_folders
 
 Run = Callable[[], object]
 
@@ -98,8 +101,10 @@ def model_of(spec: DomainSpec, config: DictConfig) -> Model:
         RectiflowError: the domain's data or packages are not there.
     """
     runs = demo_runs(spec, config)
-    if runs:
-        trained = open_run(spec, runs["base"] if "base" in runs else next(iter(runs.values())))
+    quick = Path(str(config.out), spec.name, NAME, "base")
+    found = runs.get("base") or (quick if checkpoint_folders(quick) else None)
+    if found is not None:
+        trained = open_run(spec, found)
         return Model(trained.domain, trained.flow)
     settings = compose_training(spec, [])
     domain = build(spec, settings)
