@@ -244,6 +244,7 @@ def _distill(spec: Any, call: Call) -> int:
             "model": config["model"],
             "training": reflow["training"],
             "pairs": {"count": reflow["pairs"], "batch": reflow["pair_batch"], **pairs},
+            "guidance_range": config.get("distill", {}).get("guidance_range", []),
         }
     return _execute("distill", spec, compose_verb(DistillSettings, base, call.overrides, {"method": METHODS}), call)
 

@@ -217,6 +217,16 @@ class Domain(ABC):
         """
         raise ConfigError(f"{type(self).__name__} has no quality score to keep pairs by; use pairs.keep=1")
 
+    def perceptual(self, x: State, target: State) -> Tensor:
+        """Distance (count,) of samples and true data as a person sees it, through which a gradient flows to the samples.
+
+        Few-step methods take it beside their own with `method.perceptual=true`.
+
+        Raises:
+            ConfigError: this domain has none.
+        """
+        raise ConfigError(f"{type(self).__name__} has no perceptual distance; use method.perceptual=null")
+
     def stage(self, name: str) -> tuple[Task, Dataset]:
         """What must be trained before the flow, by name: a task for the loop and its data.
 

@@ -356,7 +356,9 @@ class DistillSettings:
     """`rectiflow distill`: a new run, a few-step student of `run` by `method`.
 
     What is not given comes from that run: its network, and pairs and training from its reflow settings. `fresh` starts the
-    student from new weights, as another `model` needs; by default it starts from the teacher's.
+    student from new weights, as another `model` needs; by default it starts from the teacher's. `guidance_range`, for example
+    [1,4], makes the scale of guidance an input of the student, which then has any scale of that range at one evaluation a
+    step; each pair is made at a scale of its own, whatever `pairs.guidance` says.
     """
 
     run: str = MISSING
@@ -364,6 +366,7 @@ class DistillSettings:
     out: str = "runs"
     method: Any = field(default_factory=MeanFlowSettings)
     fresh: bool = False
+    guidance_range: list[float] = field(default_factory=list)
     model: Any = MISSING
     pairs: PairsSettings = field(default_factory=PairsSettings)
     training: TrainingOptions = field(default_factory=TrainingOptions)

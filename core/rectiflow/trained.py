@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from rectiflow.domain import Domain, DomainSpec, build
 from rectiflow.errors import CheckpointCorrupt, ConfigError
 from rectiflow.flow import Flow
+from rectiflow.rectify.creation import create_method
+from rectiflow.rectify.guidance_condition import guided_student
 from rectiflow.runs import CONFIG_FILE, read_config
 from rectiflow.training.checkpoint import load_weights
 
@@ -99,5 +101,8 @@ def open_run(spec: DomainSpec, folder: Path, which: str = "ema") -> Trained:
     network = load_network(domain, folder, which).to(device)
     flow = domain.flow(network)
     if config.get("distill"):
-        flow = domain.create(config.distill.method).student(flow)
+        scales = config.distill.get("guidance_range")
+        flow = guided_student(
+            create_method(domain, config.distill.method), flow, (scales[0], scales[1]) if scales else None
+        )
     return Trained(folder, config, domain, network, flow, device)

@@ -23,17 +23,17 @@ def single(float32: None) -> None:
     """Networks are tested in the dtype that they train in."""
 
 
-def network(kind: str, until: bool, seed: int = 0) -> nn.Module:
+def network(kind: str, until: bool, seed: int = 0, guidance: bool = False) -> nn.Module:
     """A small network, its weights moved off their first values, the zeros of a new second time excepted."""
     generator = torch.Generator().manual_seed(seed)
     made: nn.Module
     if kind == "unet":
-        made = UNet(1, 8, 3, 8, head_width=4, until=until, generator=generator)
+        made = UNet(1, 8, 3, 8, head_width=4, until=until, guidance=guidance, generator=generator)
     else:
-        made = Transformer(1, 8, 3, width=16, depth=2, heads=2, until=until, generator=generator)
+        made = Transformer(1, 8, 3, width=16, depth=2, heads=2, until=until, guidance=guidance, generator=generator)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
-            if "condition.step" not in name:
+            if "condition.step" not in name and "condition.scale" not in name:
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     return made
 
@@ -60,6 +60,20 @@ def test_a_student_starts_equal_to_its_teacher(kind: str) -> None:
         teacher(X, T, LABEL, until=UNTIL)
     with pytest.raises(ConfigError, match="use fresh=true"):
         load_what_fits(teacher, student.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["unet", "transformer"])
+def test_a_scale_of_guidance_starts_as_if_it_were_not_there(kind: str) -> None:
+    teacher, student = network(kind, until=False), network(kind, until=False, seed=5, guidance=True)
+    load_what_fits(student, teacher.state_dict())
+    expected, scales = teacher(X, T, LABEL), torch.tensor([0.0, 1.0, 2.0, 4.0])
+    assert torch.equal(student(X, T, LABEL, guidance=scales), expected)
+    with torch.no_grad():
+        student.condition.scale[2].weight.normal_(generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr,index]
+    moved = (student(X, T, LABEL, guidance=scales) - student(X, T, LABEL)).flatten(1).abs().amax(1)
+    assert (moved > 0).tolist() == [True, False, True, True]  # without a scale it is 1
+    with pytest.raises(ConfigError, match="build it with guidance=True"):
+        teacher(X, T, LABEL, guidance=scales)
 
 
 @pytest.mark.parametrize("kind", ["unet", "transformer"])
@@ -171,3 +185,39 @@ def test_methods_on_pairs_and_what_the_pairs_are(
     assert "what is kept is above 0" in capsys.readouterr().err
     assert main(["distill", "images", run, "name=wrong", "method=flow_turbo", *few]) != 0
     assert "build it with one: model.refiner=8" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_guidance_as_an_input_and_a_perceptual_distance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """InstaFlow in two commands: reflow over a range of scales, then one step on the same pairs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECTIFLOW_CACHE", str(tmp_path / "cache"))
+    few = ["training.steps=2", "training.batch=16", "training.log_every=1", "training.tensorboard=false"]
+    assert main(["train", "images", "model.width=16", *few]) == 0
+    run, pairs = "run=runs/images/base", ["pairs.count=40", "pairs.steps=1"]
+    first = ["method=rectified_flow_plus", "method.perceptual=true", "guidance_range=[1,4]", *pairs, *few]
+    assert main(["distill", "images", run, "name=guided", *first]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "runs/images/guided/metrics.jsonl").read_text().splitlines()]
+    assert all(line["perceptual"] > 0 for line in lines if "loss" in line)
+    same = ["run=runs/images/guided", "pairs.folder=runs/images/guided/pairs"]
+    assert main(["distill", "images", *same, "name=insta", "method=one_step", *few]) == 0  # the range comes along
+    assert main(["distill", "images", run, "name=mean", "method=mean_flow", "guidance_range=[1,4]", *few]) == 0
+    for name in ("insta", "mean"):
+        capsys.readouterr()
+        assert main(["sample", "images", f"run=runs/images/{name}", "count=2", "guidance=3", f"out={name}"]) == 0
+        assert "2 samples, 1 evaluations" in capsys.readouterr().out
+    for words, says in [
+        (["sample", "images", "run=runs/images/insta", "count=2", "guidance=6"], "trained for 1 to 4"),
+        (["distill", "images", run, "name=x", "guidance_range=[4,1]", *few], "it is [low,high] with 0 < low"),
+        (["distill", "images", run, "name=x", "method.guidance=2", "guidance_range=[1,4]", *few], "has guidance 2"),
+        (["distill", "images", run, "name=x", "method=one_step", "method.perceptual=lpips", *few], "allowed: true"),
+    ]:
+        assert main(words) != 0
+        assert says in capsys.readouterr().err
+        assert not (tmp_path / "runs/images/x").exists()
+    assert main(["train", "images", "name=plain", "condition_drop=0", "model.width=16", *few]) == 0
+    capsys.readouterr()
+    assert main(["distill", "images", "run=runs/images/plain", "name=x", "guidance_range=[1,4]", *few]) != 0
+    assert "trained with condition_drop above 0" in capsys.readouterr().err

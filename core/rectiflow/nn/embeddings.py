@@ -33,15 +33,19 @@ STEP_SCALE = (
 )
 
 
+GUIDANCE_SCALE = 10.0  # log(1 + w) of the usual scales w spans about 1: its fastest wave turns once or twice there
+
+
 class ConditionEmbedding(nn.Module):
-    """Map time and, for a class-conditional network, label to one vector, and for average velocities the end of a step too.
+    """Map time, label, the end of a step (of average velocities) and a scale of guidance to one vector, as far as asked for.
 
     Times pass through `timestep_embedding` and a two-layer SiLU network; labels look up a table of classes + 1 rows
     whose last row, label == classes, is the null label of classifier-free guidance. With `until` the length until - t of
     the step passes through a network of its own, whose last layer starts at zero: weights of a network without it can be
-    loaded, and give the same output. All are added.
+    loaded, and give the same output. With `guidance` so does log(1 + w) of a scale w of classifier-free guidance that the
+    network is to have by itself (arXiv 2210.03142). All are added.
 
-    Raises ConfigError for negative `classes`, and on a call whose label or end is missing, unexpected or of another shape.
+    Raises ConfigError for negative `classes`, and on a call whose label end or scale is missing, unexpected or of another shape.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class ConditionEmbedding(nn.Module):
         *,
         frequencies: int = 256,
         until: bool = False,
+        guidance: bool = False,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
@@ -61,13 +66,20 @@ class ConditionEmbedding(nn.Module):
         self.first = linear(frequencies, width, generator=generator)
         self.second = linear(width, width, generator=generator)
         self.table = embedding(classes + 1, width, generator=generator) if classes else None
-        self.step: nn.Sequential | None = None
-        if until:
-            first = linear(frequencies, width, generator=generator)
-            self.step = nn.Sequential(first, nn.SiLU(), linear(width, width, generator=generator, zero=True))
+        self.step = _added(frequencies, width, generator) if until else None
+        self.scale = _added(frequencies, width, generator) if guidance else None
 
-    def forward(self, t: Tensor, label: Tensor | None = None, until: Tensor | None = None) -> Tensor:
-        """Return (B, width) for times (B,) in [0, 1], labels (B,) of integers in 0..classes and ends (B,), t by default."""
+    def forward(
+        self,
+        t: Tensor,
+        label: Tensor | None = None,
+        until: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        """Return (B, width) for times (B,) in [0, 1], labels (B,) of integers in 0..classes, ends (B,) and scales (B,) >= 0.
+
+        Ends are t and scales 1 by default.
+        """
         wave = timestep_embedding(t, self.frequencies).to(self.first.weight.dtype)
         vector: Tensor = self.second(F.silu(self.first(wave)))
         if self.step is not None:
@@ -76,6 +88,14 @@ class ConditionEmbedding(nn.Module):
             vector = vector + self.step(wave)
         elif until is not None:
             raise ConfigError("until was given to a network without a second time; build it with until=True")
+        if self.scale is not None:
+            ratio = torch.ones_like(t) if guidance is None else guidance
+            wave = timestep_embedding(torch.log1p(ratio), self.frequencies, scale=GUIDANCE_SCALE)
+            vector = vector + self.scale(wave.to(self.first.weight.dtype))
+        elif guidance is not None:
+            raise ConfigError(
+                "a guidance scale was given to a network without an input for it; build it with guidance=True"
+            )
         if self.table is None:
             if label is not None:
                 raise ConfigError("label was given to a network with classes=0; drop it, or build it with classes > 0")
@@ -88,6 +108,12 @@ class ConditionEmbedding(nn.Module):
             raise ConfigError(f"label has shape {tuple(label.shape)}; it must be that of t, {tuple(t.shape)}")
         conditioned: Tensor = vector + self.table(label)
         return conditioned
+
+
+def _added(frequencies: int, width: int, generator: torch.Generator) -> nn.Sequential:
+    """A two-layer network on waves whose output starts at zero."""
+    first = linear(frequencies, width, generator=generator)
+    return nn.Sequential(first, nn.SiLU(), linear(width, width, generator=generator, zero=True))
 
 
 def grid_coordinates(height: int, width: int, *, device: torch.device | None = None) -> Tensor:

@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rectiflow.batch import Batch
+from rectiflow.batch import Batch, batch_size, device_of
+from rectiflow.control.guidance import SCALE
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.matching import ExtraLoss, FlowTask, no_extra_loss
 from rectiflow.nn.modes import evaluating
+from rectiflow.rectify.guidance_condition import Scales, draw_scales, guided_student, guided_teacher
 from rectiflow.rectify.method import Method, Support
 from rectiflow.rectify.mixture import Mixture
 from rectiflow.rectify.pairs import PairStore
@@ -33,6 +35,7 @@ def distill(
     method: Method,
     options: TrainingOptions | None = None,
     student: nn.Module | None = None,
+    guidance_range: Scales | None = None,
     folder: Path | None = None,
 ) -> Flow:
     """A few-step student of a flow.
@@ -43,10 +46,12 @@ def distill(
         method: how, for example `rf.rectify.MeanFlow()`.
         options: training settings.
         student: network to train; a copy of the teacher's by default.
+        guidance_range: scales of classifier-free guidance that the student takes as an input, `model(x, t, guidance=w, **cond)`;
+            pairs must hold theirs (`with_scales`).
         folder: run folder with logs and checkpoints; None writes nothing.
 
     Returns:
-        The student's flow on averaged weights, in evaluation mode; it has no score and takes no guidance.
+        The student's flow on averaged weights, in evaluation mode; it has no score, and takes no guidance but that of its range.
 
     Raises:
         ConfigError: data instead of pairs, no network to train, or one without a second time where the method needs it; else
@@ -68,22 +73,33 @@ def distill(
         )
     student.train().requires_grad_(True)
     options = options or TrainingOptions()
-    task = _PlainTask(Distillation(flow, method, options.steps), student)
+    task = _PlainTask(flow, Distillation(flow, method, options.steps, guidance_range), student)
     with evaluating(flow.model):
         fitted = fit(task, data, options, folder=folder)
     student.load_state_dict(fitted.ema)
-    return method.student(replace(flow, model=student.eval().requires_grad_(False)))
+    return guided_student(method, replace(flow, model=student.eval().requires_grad_(False)), guidance_range)
 
 
 @dataclass
 class Distillation:
-    """A method at work: it hands the method the teacher, the averaged student and the step, which the loop keeps."""
+    """A method at work: it hands the method the teacher, the averaged student and the step, which the loop keeps.
+
+    With a range of guidance scales each sample has its own, and the teacher is guided at it.
+    """
 
     teacher: Flow
     method: Method
     steps: int
+    guidance_range: Scales | None = None
     _average: nn.Module | None = field(default=None, init=False, repr=False)
     _progress: Progress = field(default_factory=Progress, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.teacher = guided_teacher(self.teacher, self.guidance_range)
+
+    def student(self, flow: Flow) -> Flow:
+        """The flow of a student's network as what it is trained to be."""
+        return guided_student(self.method, flow, self.guidance_range)
 
     def follow(self, ema: EMA, progress: Progress) -> None:
         """Look at a run's average and progress from now on."""
@@ -95,7 +111,19 @@ class Distillation:
         """The method's loss of a batch for the student's flow."""
         average = None if self._average is None else replace(flow, model=self._average)
         support = Support(self.teacher, average, self._progress.step, self.steps)
-        return self.method.loss(flow, batch, generator, extra, support)
+        return self.method.loss(flow, self._scaled(batch, generator), generator, extra, support)
+
+    def _scaled(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The batch with a guidance scale a sample, where the student takes one."""
+        if self.guidance_range is None or SCALE in batch.cond:
+            return batch
+        if self.method.trains_on == "pairs":
+            raise ConfigError(
+                "the pairs do not say which guidance scale each was made with, which this student takes as an input; "
+                "make them with scales (`with_scales`)"
+            )
+        scales = draw_scales(batch_size(batch.x1), self.guidance_range, generator, device_of(batch.x1))
+        return replace(batch, cond={**batch.cond, SCALE: scales})
 
 
 @dataclass
@@ -110,13 +138,14 @@ class StudentTask(FlowTask):
 
     def read(self, network: nn.Module) -> Flow:
         """The method's student."""
-        return self.method.method.student(self.domain.flow(network))
+        return self.method.student(self.domain.flow(network))
 
 
 @dataclass
 class _PlainTask:
     """Distillation of flows without a domain."""
 
+    flow: Flow
     distillation: Distillation
     network: nn.Module
 
@@ -126,7 +155,7 @@ class _PlainTask:
 
     def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch."""
-        flow = self.distillation.method.student(replace(self.distillation.teacher, model=network))
+        flow = self.distillation.student(replace(self.flow, model=network))
         return self.distillation.loss(flow, batch, generator)
 
     def preview(self, network: nn.Module, step: int, folder: Path) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rectiflow.batch import Batch, Cond, State, map_state
 from rectiflow.conditions import null_like
+from rectiflow.control.guidance import SCALE
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Draw, Flow
 from rectiflow.matching import ExtraLoss, no_extra_loss
@@ -154,7 +155,7 @@ def target_velocity(flow: Flow, draw: Draw, teacher: Flow | None, guidance: floa
     """What an instantaneous velocity is regressed on: the teacher's at x_t, or without one that of the drawn path.
 
     The path's has the guidance mixed in as w v + (1 - w) u, where u is the student's own velocity without conditions
-    (arXiv 2505.13447, section 4.2); w = 1 is the plain velocity.
+    (arXiv 2505.13447, section 4.2); w = 1 is the plain velocity. A student that takes the scale as a condition has w from there.
 
     Raises:
         ConfigError: guidance of a flow without a null condition.
@@ -162,12 +163,18 @@ def target_velocity(flow: Flow, draw: Draw, teacher: Flow | None, guidance: floa
     if teacher is not None:
         return velocity_of(teacher, draw.xt, draw.t, draw.cond, guidance)
     _, velocity = flow.masked(draw.mask).space.path(draw.x0, draw.x1, draw.t, flow.interpolant)
-    if guidance == 1:
+    if guidance == 1 and flow.guidance_range is None:
         return velocity
     require_null(flow, guidance)
     with torch.no_grad():
         empty = _unguided(flow, draw.xt, draw.t, null_like(draw.cond, flow.null or {}))
-    return map_state(lambda with_, without: torch.lerp(without, with_, guidance), velocity, empty)
+
+    def mix(with_: Tensor, without: Tensor) -> Tensor:
+        if flow.guidance_range is None:
+            return torch.lerp(without, with_, guidance)
+        return torch.lerp(without, with_, columns(draw.cond[SCALE].to(with_), with_))
+
+    return map_state(mix, velocity, empty)
 
 
 def require_null(flow: Flow, guidance: float) -> None:

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from rectiflow.batch import Cond, State, batch_size, device_of, dtype_of, map_state, shape_of, time_dtype
 from rectiflow.conditions import concatenate, null_like
-from rectiflow.control.guidance import NO_GUIDANCE, Guidance
+from rectiflow.control.guidance import NO_GUIDANCE, Guidance, scale_condition
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow, Model
 from rectiflow.predictions import Prediction
@@ -58,14 +58,18 @@ class VelocityField:
         checkpoint: bool = False,
     ) -> None:
         self.flow = flow
-        self.guidance = guidance = NO_GUIDANCE if guidance is None else guidance
+        guidance = NO_GUIDANCE if guidance is None else guidance
         self.evaluations = 0
         self._cond: dict[str, Any] = dict(cond or {})
         self._size = batch_size(like)
+        self._options: dict[str, Any] = {"device": device_of(like), "dtype": time_dtype(like)}
+        if flow.guidance_range is not None:
+            self._cond = scale_condition(self._cond, flow.guidance_range, guidance, self._size, **self._options)
+            guidance = NO_GUIDANCE
+        self.guidance = guidance
         for name, value in self._cond.items():
             if value.shape[0] != self._size:
                 raise ConfigError(f"condition {name!r} has {value.shape[0]} rows; the state has {self._size}")
-        self._options: dict[str, Any] = {"device": device_of(like), "dtype": time_dtype(like)}
         self._rows = self._time_rows(times)
         self._checkpoint = checkpoint
         self._unseen = True

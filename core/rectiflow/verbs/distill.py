@@ -11,7 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from rectiflow.domain import DomainSpec, build
 from rectiflow.drawing import TOLERANCES
 from rectiflow.errors import ConfigError
+from rectiflow.rectify.creation import asks_perceptual, create_method
 from rectiflow.rectify.distillation import Distillation, StudentTask
+from rectiflow.rectify.guidance_condition import Scales, guided_student, guided_teacher
 from rectiflow.rectify.method import Method
 from rectiflow.runs import create_run
 from rectiflow.solvers.catalogue import solver
@@ -38,16 +40,21 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     folder = Path(str(config.out), spec.name, str(config.name))
     if folder.resolve() == teacher.folder.resolve():
         raise ConfigError(f"name={config.name} is the teacher's own folder; choose another name=")
-    method: Method = teacher.domain.create(config.method)
+    method = create_method(teacher.domain, config.method)
+    if asks_perceptual(config.method):
+        row = teacher.domain.dataset("train").__getitems__([0]).x1
+        teacher.domain.perceptual(row, row)  # so that a domain without one says so before anything is made
+    scales = _scales(config)
+    guided_student(method, guided_teacher(teacher.flow, scales), scales)
     student_config = _student_config(teacher, config, method, folder)
     domain = build(spec, student_config)
     network = new_network(domain, options.seed)
     if not config.fresh:
         load_what_fits(network, teacher.network.state_dict())
     create_run(folder, student_config)
-    distillation = Distillation(teacher.flow, method, options.steps)
+    distillation = Distillation(teacher.flow, method, options.steps, scales)
     task = StudentTask(domain, network, distillation, student_config.sampling)
-    data = _data(teacher, config, method, folder)
+    data = _data(teacher, config, method, folder, scales)
     fitted = fit(task, data, options, folder=folder, config=OmegaConf.to_yaml(student_config))
     report_end(fitted, folder, spec.name)
     return folder
@@ -65,11 +72,23 @@ def _check_pairs(pairs: DictConfig) -> None:
         )
 
 
-def _data(teacher: Trained, config: DictConfig, method: Method, folder: Path) -> Dataset:
+def _scales(config: DictConfig) -> Scales | None:
+    if not config.guidance_range:
+        return None
+    if len(config.guidance_range) != 2 or not 0 < config.guidance_range[0] <= config.guidance_range[1]:
+        raise ConfigError(
+            f"guidance_range={list(config.guidance_range)} is not allowed: it is [low,high] with 0 < low <= high, or [] for none"
+        )
+    return config.guidance_range[0], config.guidance_range[1]
+
+
+def _data(teacher: Trained, config: DictConfig, method: Method, folder: Path, scales: Scales | None = None) -> Dataset:
     if method.trains_on == "data":
         return teacher.domain.dataset("train")
     pairs: Any = OmegaConf.to_container(config.pairs)
-    return training_pairs(teacher, folder, pairs)
+    if scales is not None:
+        pairs["guidance"] = 1.0
+    return training_pairs(teacher, folder, pairs, scales)
 
 
 def _student_config(teacher: Trained, config: DictConfig, method: Method, folder: Path) -> DictConfig:
@@ -79,6 +98,9 @@ def _student_config(teacher: Trained, config: DictConfig, method: Method, folder
     distill = {key: value for key, value in plain.items() if key not in ("run", "name", "out", "model", "training")}
     if method.average:
         plain["model"]["until"] = True
+    scales = _scales(config)
+    if scales is not None:
+        plain["model"]["guidance"] = True
     written |= {
         "name": config.name,
         "out": config.out,
@@ -89,15 +111,20 @@ def _student_config(teacher: Trained, config: DictConfig, method: Method, folder
             **{name: value for name, value in written["sampling"].items() if name not in TOLERANCES},
             "method": method.sampler,
             "steps": 1,
-            "guidance": 1.0,
+            "guidance": _default_scale(written["sampling"]["guidance"], scales),
             "exponential": {},
         },
         "evaluation": {
             **written["evaluation"],
             "samplers": [f"{method.sampler}-{steps}" for steps in STUDENT_STEPS],
-            "guidance": 1.0,
+            "guidance": _default_scale(written["evaluation"]["guidance"], scales),
             "exponential": {},
         },
         "distill": distill,
     }
     return DictConfig(written)
+
+
+def _default_scale(teachers: float, scales: Scales | None) -> float:
+    """What a student is sampled with: the teacher's guidance as far as it was trained for it, else what is in its weights."""
+    return 1.0 if scales is None else min(max(teachers, scales[0]), scales[1])

@@ -70,6 +70,15 @@ class Classifier(nn.Module):
         """Return the features before the last layer, (N, 64), of images x, (N, C, H, W) in [-1, 1]."""
         return torch.cat([self.body(part) for part in torch.split(x, 1024)])
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Return the rectified features (N, channels, ...) of each layer, of images x, (N, C, H, W), with a gradient."""
+        found = []
+        for layer in self.body:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                found.append(x)
+        return found
+
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
         """Return the most likely class, (N,) int64, of images x, (N, C, H, W) in [-1, 1]."""

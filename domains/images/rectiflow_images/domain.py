@@ -22,6 +22,7 @@ from rectiflow_images.classifier import Classifier, trained
 from rectiflow_images.data import ImageData
 from rectiflow_images.features import EfficientNetLite0
 from rectiflow_images.metrics import FeatureNet, class_gaussian, evaluate_images, floors
+from rectiflow_images.perceptual import feature_distance
 
 CLASSIFIER_NAMES = {
     "rectiflow_images.data.digits": "digitsnet",
@@ -186,6 +187,14 @@ class Images(Domain):
         with torch.no_grad():
             scores: Tensor = net(_tensor(x).clamp(-1, 1)).log_softmax(1)
         return scores.gather(1, cond["label"][:, None])[:, 0]
+
+    def perceptual(self, x: State, target: State) -> Tensor:
+        """Difference (count,) of the features, layer by layer, of the network that the figures are computed on.
+
+        Raises:
+            ConfigError: see `feature_net`.
+        """
+        return feature_distance(self.feature_net.maps, _tensor(x), _tensor(target))
 
     def references(self, count: int, seed: int) -> list[Reference]:
         """Held-out real images as the floor, and a Gaussian a class as the baseline."""

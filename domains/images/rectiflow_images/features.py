@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,16 +49,38 @@ class EfficientNetLite0:
         Raises:
             ConfigError: images that are not RGB, or smaller than 32 x 32.
         """
-        if x.ndim != 4 or x.shape[1] != 3 or min(x.shape[2:]) < _SMALLEST:
-            raise ConfigError(
-                f"EfficientNet-Lite0 got images of shape {tuple(x.shape)}; they must be (N, 3, H, W) with sides of at "
-                f"least {_SMALLEST}: use the features of a trained classifier for smaller or grey images"
-            )
+        _check(x)
         pooled = []
         for part in torch.split(x.float(), 256):
             large = F.interpolate(part, (_SIZE, _SIZE), mode="bicubic", antialias=True).clamp(-1, 1)
             pooled.append(self._network.extract_features(large).mean(dim=(2, 3)))  # type: ignore[operator]
         return torch.cat(pooled)
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Return the last features (N, channels, H, W) of each resolution, 48 to 3, of images x, with a gradient.
+
+        Raises:
+            ConfigError: as `features`.
+        """
+        _check(x)
+        net: Any = self._network
+        large = F.interpolate(x.float(), (_SIZE, _SIZE), mode="bicubic", antialias=True)
+        hidden = net._swish(net._bn0(net._conv_stem(large)))
+        found = [hidden]
+        for block in net._blocks:
+            hidden = block(hidden)
+            if hidden.shape[-1] == found[-1].shape[-1]:
+                found.pop()
+            found.append(hidden)
+        return found
+
+
+def _check(x: Tensor) -> None:
+    if x.ndim != 4 or x.shape[1] != 3 or min(x.shape[2:]) < _SMALLEST:
+        raise ConfigError(
+            f"EfficientNet-Lite0 got images of shape {tuple(x.shape)}; they must be (N, 3, H, W) with sides of at "
+            f"least {_SMALLEST}: use the features of a trained classifier for smaller or grey images"
+        )
 
 
 def _weights(path: Path) -> dict[str, Tensor]:

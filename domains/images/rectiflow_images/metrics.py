@@ -32,6 +32,9 @@ class FeatureNet(Protocol):
     def features(self, x: Tensor) -> Tensor:
         """Return (N, D) features of images x, (N, C, H, W) in [-1, 1]."""
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Return the features (N, channels, ...) of each layer, coarser and coarser, with a gradient."""
+
 
 @runtime_checkable
 class ClassifierNet(FeatureNet, Protocol):

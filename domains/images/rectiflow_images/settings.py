@@ -68,6 +68,7 @@ class UNetSettings:
     dropout: float = 0.0
     patch: int = 1
     until: bool = False
+    guidance: bool = False
     refiner: int = 0
 
 
@@ -93,6 +94,8 @@ class TransformerSettings:
     mlp_ratio: float = 4.0
     mlp_multiple: int = 8
     until: bool = False
+    guidance: bool = False
+    refiner: int = 0
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -36,7 +37,9 @@ class Transformer(nn.Module):
     DiT and SiT are positions="sincos", qk_norm=False, mlp="gelu"; FiT is positions="rope", mlp="swiglu". `size` is the
     side in pixels, or (height, width); any size that `patch` divides is accepted at a call, for neither kind of
     position is tied to one. With `classes` > 0 the label is an integer in 0..classes, where `classes` itself is the
-    null label of classifier-free guidance. With `until` it gives average velocities, v(x, t, label, until).
+    null label of classifier-free guidance. With `until` it gives average velocities, v(x, t, label, until); with `guidance`
+    it takes the scale of that guidance as one more input. With `refiner` > 0 a second transformer of that width and the
+    same depth stands beside it, which corrects a velocity, v(x, t, label, velocity=v).
 
     Raises ConfigError for a patch that does not divide the size, heads that do not divide the width, and unknown
     switches; a call raises it for an image or label that does not fit.
@@ -60,6 +63,8 @@ class Transformer(nn.Module):
         mlp_ratio: float = 4.0,
         mlp_multiple: int = 8,
         until: bool = False,
+        guidance: bool = False,
+        refiner: int = 0,
         *,
         generator: torch.Generator,
     ) -> None:
@@ -76,7 +81,7 @@ class Transformer(nn.Module):
         self.positions = positions
         self.grid = _grid(height, breadth, patch)
         self.embed = linear(channels * patch * patch, width, generator=generator)
-        self.condition = ConditionEmbedding(width, classes, until=until, generator=generator)
+        self.condition = ConditionEmbedding(width, classes, until=until, guidance=guidance, generator=generator)
         self.blocks = nn.ModuleList(
             AdaptiveBlock(
                 width,
@@ -92,18 +97,52 @@ class Transformer(nn.Module):
         self.output = AdaptiveOutput(width, channels * patch * patch, generator=generator)
         self.width, self.head_width = width, width // heads
         self.register_buffer("table", self.position_table(grid_coordinates(*self.grid)), persistent=False)
+        self.refiner: Transformer | None = None
+        if refiner:
+            self.refiner = Transformer(
+                2 * channels,
+                size,
+                classes,
+                patch,
+                refiner,
+                depth,
+                math.gcd(refiner // 4, heads),
+                qk_norm,
+                positions,
+                mlp,
+                mlp_ratio,
+                mlp_multiple,
+                generator=generator,
+            )
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, until: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        until: Tensor | None = None,
+        velocity: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
         """Return the velocity (B, C, H, W) at images x (B, C, H, W), times t (B,) in [0, 1] and labels (B,).
 
-        With `until` (B,), the average velocity from t to there.
+        With `until` (B,), the average velocity from t to there; with `guidance` (B,), at these scales. With `velocity`
+        (B, C, H, W), the refiner's correction of it.
         """
+        if velocity is not None:
+            return self._correction(x, t, label, velocity)
         if x.shape[1] != self.channels:
             raise ConfigError(f"the images have {x.shape[1]} channels; this network was built for {self.channels}")
         grid = _grid(x.shape[2], x.shape[3], self.patch)
         table = self.table if grid == self.grid else self.position_table(grid_coordinates(*grid, device=x.device))
-        tokens = self.forward_tokens(patchify(x, self.patch), self.condition(t, label, until), table)
+        tokens = self.forward_tokens(patchify(x, self.patch), self.condition(t, label, until, guidance), table)
         return unpatchify(tokens, self.patch, grid[0])
+
+    def _correction(self, x: Tensor, t: Tensor, label: Tensor | None, velocity: Tensor) -> Tensor:
+        if self.refiner is None:
+            raise ConfigError("this network has no refiner; build it with one: model.refiner=32 is its width")
+        correction: Tensor = self.refiner(torch.cat([x, velocity], dim=1), t, label)
+        return correction[:, : self.channels]
 
     def forward_tokens(self, tokens: Tensor, condition: Tensor, table: Tensor, ids: Tensor | None = None) -> Tensor:
         """Return the velocity of patchified tokens, also where rows hold several images and padding.

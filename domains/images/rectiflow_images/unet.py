@@ -106,9 +106,9 @@ class UNet(nn.Module):
     the resolutions (the smaller side) that attend, of which the coarsest includes the middle; None lets the middle
     alone attend. `patch` folds each patch x patch square of pixels into channels before the first level, which
     leaves 1/patch^2 of the positions to compute. With `until` it gives average velocities, v(x, t, label, until). With
-    `refiner` > 0 a second U-Net of that width stands beside it, without attention, which corrects a velocity,
-    v(x, t, label, velocity=v). With `classes` > 0 the label is an integer in 0..classes, where `classes` itself is the
-    null label of classifier-free guidance.
+    `guidance` it takes the scale of classifier-free guidance as one more input. With `refiner` > 0 a second U-Net of that
+    width stands beside it, without attention, which corrects a velocity, v(x, t, label, velocity=v). With `classes` > 0 the
+    label is an integer in 0..classes, where `classes` itself is the null label of that guidance.
 
     Raises ConfigError for a size that the levels do not halve evenly, a resolution in `attention` that no level has,
     widths or counts that are not positive, and a dropout outside [0, 1); a call raises it for an image or label that
@@ -129,6 +129,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         patch: int = 1,
         until: bool = False,
+        guidance: bool = False,
         refiner: int = 0,
         *,
         generator: torch.Generator,
@@ -155,7 +156,7 @@ class UNet(nn.Module):
                 return Stage(block)
             return Stage(block, AttentionBlock(outputs, head_width=head_width, generator=generator))
 
-        self.condition = ConditionEmbedding(4 * width, classes, until=until, generator=generator)
+        self.condition = ConditionEmbedding(4 * width, classes, until=until, guidance=guidance, generator=generator)
         self.input = convolution(channels * patch**2, widths[0], 3, generator=generator)
         self.encoder = nn.ModuleList()
         for level in levels:
@@ -186,10 +187,12 @@ class UNet(nn.Module):
         label: Tensor | None = None,
         until: Tensor | None = None,
         velocity: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """Return the velocity (B, C, H, W) at images x (B, C, H, W), times t (B,) in [0, 1] and labels (B,).
 
-        With `until` (B,), the average velocity from t to there. With `velocity` (B, C, H, W), the refiner's correction of it.
+        With `until` (B,), the average velocity from t to there; with `guidance` (B,), at these scales. With `velocity`
+        (B, C, H, W), the refiner's correction of it.
         """
         if velocity is not None:
             return self._correction(x, t, label, velocity)
@@ -198,7 +201,7 @@ class UNet(nn.Module):
                 f"the images have shape {tuple(x.shape)}; this network was built for (batch, {self.channels}, "
                 f"{self.size[0]}, {self.size[1]}): resize them, or build the network for their size"
             )
-        condition = F.silu(self.condition(t, label, until))
+        condition = F.silu(self.condition(t, label, until, guidance))
         x = self.input(F.pixel_unshuffle(x, self.patch))
         skips: list[Tensor] = []
         for stage, joins in zip(self.encoder, self.joins, strict=True):

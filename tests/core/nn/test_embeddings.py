@@ -83,3 +83,20 @@ def test_condition_errors(generator: torch.Generator) -> None:
         conditional(t)
     with pytest.raises(ConfigError, match=r"\(2, 1\)"):
         conditional(t, torch.tensor([[0], [1]]))
+
+
+def test_condition_adds_waves_of_the_log_of_the_scale(generator: torch.Generator) -> None:
+    """The pre-activation is that of timestep_embedding at log(1 + w), ten times stretched; 1 stands for no scale."""
+    embed = ConditionEmbedding(16, guidance=True, generator=generator)
+    assert embed.scale is not None
+    with torch.no_grad():
+        embed.scale[2].load_state_dict({"weight": torch.eye(16), "bias": torch.zeros(16)})
+    t, w = torch.full((3,), 0.4), torch.tensor([0.0, 1.0, 3.0])
+    added = embed(t, guidance=w) - ConditionEmbedding.forward(embed, t)
+    assert torch.equal(added[1], torch.zeros(16))
+    k = torch.arange(128) / 128
+    angle = 10 * torch.log(1 + w)[:, None] * 10000.0**-k
+    hidden = torch.nn.functional.silu(embed.scale[0](torch.cat([angle.cos(), angle.sin()], 1)))
+    torch.testing.assert_close(added, hidden - hidden[1], atol=1e-9, rtol=0)
+    with pytest.raises(ConfigError, match="guidance=True"):
+        ConditionEmbedding(8, generator=generator)(t, guidance=w)

@@ -107,7 +107,7 @@ def test_pairs_keep_their_scales(tmp_path: Path) -> None:
         return {"label": torch.rand(count, generator=generator)}
 
     teacher = guided_by_condition(Flow(Labelled(), null={"label": -1}))
-    conditions = with_scales(labels, 1.0, 4.0)
+    conditions = with_scales(labels, (1.0, 4.0))
     store = generate_pairs(
         teacher, tmp_path, count=400, shape=(2,), steps=3, seed=0, conditions=conditions, dtype="float64"
     )
@@ -115,10 +115,13 @@ def test_pairs_keep_their_scales(tmp_path: Path) -> None:
     scale = batch.cond["guidance"]
     assert 1 <= float(scale.min()) < 1.1
     assert 3.9 < float(scale.max()) <= 4
+    # Log-uniform: log2 of it is U(0, 2), of mean 1 and variance 1/3.
+    assert abs(float(scale.log2().mean()) - 1) < 4 / (3 * 400) ** 0.5
     again = integrate(teacher, batch.x0, steps=3, cond=batch.cond)
     assert torch.allclose(again.x, batch.x1, atol=1e-9)
-    with pytest.raises(ConfigError, match="must not be above"):
-        with_scales(labels, 2.0, 1.0)
+    for wrong in ((2.0, 1.0), (0.0, 1.0)):
+        with pytest.raises(ConfigError, match="allowed: above 0"):
+            with_scales(labels, wrong)
 
 
 def test_only_flows_that_can_be_guided() -> None:
