@@ -26,6 +26,7 @@ from rectiflow.benchmarking.peers.present import untouched, versions
 from rectiflow.benchmarking.peers.sampling import METHODS, sampling
 from rectiflow.benchmarking.peers.training import training
 from rectiflow.benchmarking.peers.transport import transport
+from rectiflow.benchmarking.settings import PeersSettings
 from rectiflow.domain import installed, load_object, load_spec
 from rectiflow.errors import ConfigError, MissingDependency
 
@@ -51,14 +52,13 @@ class Recorder:
 
     def write(self, part: str, case: str, peer: str, figures: dict[str, float], **facts: object) -> None:
         """Append one measurement."""
-        command = f"rectiflow bench peers parts=[{part}]" + (" quick=true" if self.config.quick else "")
         append_measurement(
             self.path,
             Measurement(
                 STUDY,
                 {"part": part, "case": case, "peer": peer},
                 figures,
-                command,
+                command_of(part, self.config),
                 seed=int(self.config.seed),
                 digest=self.digest,
                 machine={"peers": versions()},
@@ -71,6 +71,14 @@ class Recorder:
         for peer, command in peers.items():
             print(f"{part}, {case}: {peer} is not installed; {command}", flush=True)
             self.write(part, case, peer, {}, note=f"not installed: {command}")
+
+
+def command_of(part: str, config: DictConfig) -> str:
+    """The command that measures a part in the same way."""
+    usual = PeersSettings()
+    names = ("quick", "rounds", "seconds", "seeds", "updates", "seed")
+    changed = [f"{name}={str(config[name]).lower()}" for name in names if config[name] != getattr(usual, name)]
+    return " ".join([f"rectiflow bench peers parts=[{part}]", *changed])
 
 
 def run(config: DictConfig) -> Path:
