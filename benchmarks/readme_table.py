@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from rectiflow.benchmarking.contest import OURS
 from rectiflow.benchmarking.domains_table import DomainResults, by_domain
 from rectiflow.benchmarking.measurement import FILE, Measurement, read_measurements, write_measurements
 from rectiflow.errors import DataError
@@ -31,7 +32,10 @@ ARROWS = {"lower": "↓", "higher": "↑", "one": "→ 1"}
 
 def tables(results: Path = RESULTS) -> str:
     """Markdown of everything stored."""
-    parts = [domains_table(read_measurements(results / "domains.jsonl"))]
+    parts = [
+        domains_table(read_measurements(results / "domains.jsonl")),
+        peers_table(read_measurements(results / "peers.jsonl")),
+    ]
     return "\n".join(part for part in parts if part)
 
 
@@ -41,8 +45,9 @@ def domains_table(measurements: Sequence[Measurement]) -> str:
     if not domains:
         return ""
     lines = [
-        "| domain | metric | n | floor | baseline | before: 2 | before: 32 | after: 1 | after: 2 | lost | ms/evaluation |",
-        "|" + "---|" * 11,
+        "| domain | metric | n | floor | baseline | before: 2 | before: 32 | before: best | after: 1 | after: 2 | lost "
+        "| ms/evaluation |",
+        "|" + "---|" * 12,
         *(_line(domain) for domain in domains),
     ]
     machine = domains[0].measurements[0].machine
@@ -50,7 +55,8 @@ def domains_table(measurements: Sequence[Measurement]) -> str:
     names = "".join(f" ({d.name}: {d.run('base')} and {d.run('rectified')})" for d in others)
     note = (
         f"The numbers over the columns are network evaluations a sample by the domain's own solver, before and after "
-        f"rectification{names}, from the same noise, n samples; *lost* is normalised quality (floor 1, baseline 0) between 32 "
+        f"rectification{names}, from the same noise, n samples; the best before is by any solver, with its evaluations; "
+        "*lost* is normalised quality (floor 1, baseline 0) between 32 "
         "evaluations before and 2 after, negative for a gain; milliseconds are processor time of one thread. "
         f"`rectiflow bench domains` on {machine.get('cpu')}, torch {machine.get('torch')}; stored in "
         "`benchmarks/results/domains.jsonl`."
@@ -62,6 +68,8 @@ def _line(domain: DomainResults) -> str:
     wanted = (("base", 2), ("base", 32), ("rectified", 1), ("rectified", 2))
     cells = [domain.own_cell(flow, nfe) for flow, nfe in wanted]
     values = [number(cell.figures.get(domain.metric, math.nan)) if cell else ABSENT for cell in cells]
+    best = domain.best("base")
+    values.insert(2, f"{number(best.figures[domain.metric])} ({best.figures['nfe']:g})" if best else ABSENT)
     verdict = domain.verdict
     lost = ABSENT if verdict is None or math.isnan(verdict.lost) else f"{100 * verdict.lost:.0f} %"
     last = domain.line("base", domain.own("base"))[-1:]
@@ -70,6 +78,51 @@ def _line(domain: DomainResults) -> str:
     return (
         "| " + " | ".join([domain.name, f"{domain.title} {ARROWS[domain.better]}", *ends, *values, lost, each]) + " |"
     )
+
+
+PEERS = {
+    "sampling": "overhead of a step: {}",
+    "training": "an update: {}",
+    "transport": "minibatch transport: {}",
+    "adaptive": "evaluations of dopri5 at {}",
+    "domains": "{}",
+}
+
+
+def peers_table(measurements: Sequence[Measurement]) -> str:
+    """A line a contest: the peer that comes nearest, and ours over theirs with its interval."""
+    lines = []
+    for part, title in PEERS.items():
+        found = [entry for entry in measurements if entry.cell["part"] == part and "ratio" in entry.figures]
+        for case in dict.fromkeys(str(entry.cell["case"]) for entry in found):
+            # The adaptive solver's one ratio stands under our own name; elsewhere that is the 1 of ours over ours.
+            rivals = [
+                entry
+                for entry in found
+                if entry.cell["case"] == case and (part == "adaptive" or entry.cell["peer"] != OURS)
+            ]
+            if rivals:
+                lines.append(_peer_line(title.format(case), max(rivals, key=lambda entry: entry.figures["ratio"])))
+    if not lines:
+        return ""
+    loads = [entry.load for entry in measurements if entry.load is not None]
+    peers = measurements[0].machine.get("peers", {})
+    note = (
+        "Ours over theirs in processor time on one thread, medians over rounds in which runs take turns, with bootstrap "
+        "intervals of 95 % (dopri5: the range over the errors measured); below 1 we are ahead. *Equal* compares the results. "
+        f"Machine load {min(loads, default=0):.0f} to {max(loads, default=0):.0f} while measuring. "
+        f"`rectiflow bench peers`; {', '.join(f'{name} {number}' for name, number in peers.items())}."
+    )
+    head = ["| same work, same run | nearest peer | ours / theirs | 95 % | equal |", "|" + "---|" * 5]
+    return "\n".join([*head, *lines]) + "\n\n" + textwrap.fill(note, 128, break_on_hyphens=False) + "\n"
+
+
+def _peer_line(title: str, entry: Measurement) -> str:
+    low, high = entry.intervals.get("ratio", (math.nan, math.nan))
+    differs = entry.figures.get("difference", math.nan)
+    equal = ABSENT if math.isnan(differs) else "yes" if differs <= entry.figures["tolerance"] else "no"
+    peer = "torchdiffeq" if entry.cell["part"] == "adaptive" else entry.cell["peer"]
+    return f"| {title} | {peer} | {number(entry.figures['ratio'])} | {number(low)} to {number(high)} | {equal} |"
 
 
 def inserted(readme: str, text: str) -> str:

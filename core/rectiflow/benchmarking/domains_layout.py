@@ -58,7 +58,11 @@ def finding(domain: DomainResults) -> str:
     change = (
         f"{100 * abs(verdict.lost):.0f}{NO_BREAK}% of normalised quality {'lost' if verdict.lost > 0 else 'gained'}"
     )
-    return text + f"{change}: {'within' if verdict.kept else 'not within'} {100 * ALLOWED:.0f}{NO_BREAK}%."
+    text += f"{change}: {'within' if verdict.kept else 'not within'} {100 * ALLOWED:.0f}{NO_BREAK}%."
+    best = domain.best("base")
+    if best is None or best.figures["normalised"] <= verdict.before.figures["normalised"]:
+        return text
+    return f"{text} Its best before is {number(best.figures[domain.metric])}, {best.cell['solver']} with {best.figures['nfe']:g}."
 
 
 def _together(domains: Sequence[DomainResults]) -> Section:

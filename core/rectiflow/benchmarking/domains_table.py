@@ -124,6 +124,12 @@ class DomainResults:
         lost = (first - second) / first if first > 0 else math.nan
         return Verdict(FEW, float(before[-1].cell["nfe"]), before[-1], after, lost)
 
+    def best(self, flow: str) -> Measurement | None:
+        """The best that a flow reached with at most `MANY` evaluations, by whatever solver; of equals, the cheapest."""
+        cells = [entry for solver in self.solvers for entry in self.line(flow, solver)]
+        held = [e for e in cells if e.figures["nfe"] <= MANY and math.isfinite(e.figures["normalised"])]
+        return max(held, key=lambda e: (e.figures["normalised"], -e.figures["nfe"]), default=None)
+
     @property
     def notes(self) -> list[str]:
         """What could not be measured, and why."""

@@ -14,7 +14,7 @@ from rectiflow.settings import ReflowVerbSettings
 from rectiflow.verbs import reflow, train
 
 NAME = "bench-quick"
-SHARE = 0.04
+SHARE = 0.02
 FEWEST = 20
 
 
