@@ -28,7 +28,7 @@ STUDIES: dict[str, BenchStudy] = {
         "rectiflow.benchmarking.peers.study:run",
         "rectiflow.benchmarking.peers.layout:layout",
         watched={
-            "ratio": Watch("lower", relative=0.25),
+            "ratio": Watch("lower", relative=0.25, absolute=0.05),
             "error": Watch("lower", relative=0.05, absolute=1e-9),
             "difference": Watch("lower", absolute=1e-4),
         },
