@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from rectiflow.benchmarking.measurement import read_measurements
+from rectiflow.benchmarking.measurement import Measurement, read_measurements
 from rectiflow.errors import DataError
 
 ROOT = Path(__file__).parents[1]
@@ -47,3 +47,17 @@ def test_another_result_would_be_noticed(script: ModuleType, tmp_path: Path) -> 
     assert script.tables(tmp_path) != script.tables(script.RESULTS)
     with pytest.raises(DataError, match="no markers"):
         script.inserted("a README without them", "table")
+
+
+def test_the_table_of_peers_names_the_nearest_of_each_contest(script: ModuleType) -> None:
+    def entry(peer: str, ratio: float) -> Measurement:
+        cell: dict[str, str | float] = {"part": "transport", "case": "batch of 256", "peer": peer}
+        figures = {"ratio": ratio, "difference": 1e-9, "tolerance": 1e-6}
+        return Measurement(
+            "peers", cell, figures, "rectiflow bench peers", intervals={"ratio": (ratio - 0.1, ratio + 0.1)}
+        )
+
+    text = script.peers_table([entry("rectiflow", 1.0), entry("far", 0.2), entry("near", 0.4)])
+    assert "| minibatch transport: batch of 256 | near | 0.400 | 0.300 to 0.500 | yes |" in text
+    assert "far" not in text
+    assert script.peers_table([]) == ""
