@@ -241,12 +241,24 @@ def _distill(spec: Any, call: Call) -> int:
             name: reflow[name] for name in ("method", "steps", "guidance", "exponential", "seed") if name in reflow
         }
         base = {
-            "model": config["model"],
+            "model": {**_newer_settings(spec, config["model"], call.overrides), **config["model"]},
             "training": reflow["training"],
             "pairs": {"count": reflow["pairs"], "batch": reflow["pair_batch"], **pairs},
             "guidance_range": config.get("distill", {}).get("guidance_range", []),
         }
     return _execute("distill", spec, compose_verb(DistillSettings, base, call.overrides, {"method": METHODS}), call)
+
+
+def _newer_settings(spec: Any, model: Any, overrides: list[str]) -> dict[str, Any]:
+    """Defaults of settings of a run's network that are to be changed and that did not exist when it was trained."""
+    wanted = {text.partition("=")[0].removeprefix("model.") for text in overrides if text.startswith("model.")}
+    options = [option for option in spec.groups["model"].values() if option._target_ == model["_target_"]]
+    return {
+        setting.name: setting.default
+        for option in options
+        for setting in fields(option)
+        if setting.name in wanted and setting.name not in model
+    }
 
 
 def _config_of_run(call: Call) -> dict[str, Any]:

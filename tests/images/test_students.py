@@ -39,7 +39,7 @@ def network(kind: str, until: bool, seed: int = 0, guidance: bool = False) -> nn
 
 
 X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-T, UNTIL = torch.tensor([0.0, 0.3, 0.5, 0.9]), torch.tensor([1.0, 0.4, 0.5, 1.0])
+T, UNTIL = torch.tensor([0.1, 0.3, 0.5, 0.9]), torch.tensor([0.95, 0.4, 0.5, 0.95])
 LABEL = torch.tensor([0, 1, 2, 3])
 
 

@@ -19,7 +19,15 @@ MUTANTS = (
     Mutant(METHOD, "math.floor(share * count +", "math.ceil(share * count +", "rectify/mean_flow"),
     Mutant(MEAN, "torch.minimum(first, second), first)", "torch.maximum(first, second), first)", "rectify/mean_flow"),
     Mutant(MEAN, "LogitNormal(mean=0.4)", "LogitNormal(mean=-0.4)", "rectify/mean_flow"),
-    Mutant(DERIVATIVE, "(ahead - behind) / (2 * step)", "(ahead - behind) / step", "rectify/mean_flow"),
+    Mutant(DERIVATIVE, "columns(forth - back, ahead)", "columns(forth, ahead)", "rectify/mean_flow"),
+    Mutant(DERIVATIVE, "(1 - time if speed > 0 else time)", "(time if speed > 0 else 1 - time)", "rectify/derivative"),
+    Mutant(DERIVATIVE, "speed = rate if step > 0 else -rate", "speed = rate", "rectify/derivative"),
+    Mutant(METHOD, "columns(draw.cond[SCALE].to(with_), with_)", "1.0", "rectify/guidance_input"),
+    Mutant(
+        "rectify/guidance_condition.py", "low * (high / low) ** u", "low + (high - low) * u", "rectify/guidance_input"
+    ),
+    Mutant("nn/embeddings.py", "torch.log1p(ratio)", "ratio", "nn/embeddings"),
+    Mutant("nn/embeddings.py", "scale=other.time_scale", "scale=own.time_scale", "nn/embeddings"),
     Mutant(DERIVATIVE, "until + by * direction.duntil", "until", "rectify/mean_flow rectify/shortcut"),
     Mutant(DERIVATIVE, "_dual(until, direction.duntil)", "_dual(until, direction.dt)", "rectify/mean_flow"),
     Mutant(
@@ -30,8 +38,8 @@ MUTANTS = (
     ),
     Mutant(
         METHOD,
-        "torch.lerp(without, with_, guidance), velocity, empty)\n\n\ndef require",
-        "torch.lerp(with_, without, guidance), velocity, empty)\n\n\ndef require",
+        "return torch.lerp(without, with_, guidance)",
+        "return torch.lerp(with_, without, guidance)",
         "rectify/mean_flow",
     ),
     Mutant("nn/plain_operations.py", "1 / math.sqrt(query.shape[-1])", "1 / query.shape[-1]", "nn/plain_operations"),

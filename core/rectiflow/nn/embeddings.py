@@ -28,9 +28,8 @@ def timestep_embedding(t: Tensor, width: int, *, scale: float = 1000.0, period: 
     return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
-STEP_SCALE = (
-    100.0  # a step's length enters the derivative of an average velocity: at 1000 its fastest waves would rule there
-)
+TIME_SCALE = 1000.0
+STEP_SCALE = 100.0  # at most; a step's length enters the derivative of an average velocity, where fast waves rule
 
 
 GUIDANCE_SCALE = 10.0  # log(1 + w) of the usual scales w spans about 1: its fastest wave turns once or twice there
@@ -45,6 +44,9 @@ class ConditionEmbedding(nn.Module):
     loaded, and give the same output. With `guidance` so does log(1 + w) of a scale w of classifier-free guidance that the
     network is to have by itself (arXiv 2210.03142). All are added.
 
+    The fastest wave turns `time_scale` radians over [0, 1]. What a network has of it, however little, counts `time_scale` times
+    in its derivative in time: networks that are trained on that derivative want about 10 (arXiv 2410.11081, section 4.1).
+
     Raises ConfigError for negative `classes`, and on a call whose label end or scale is missing, unexpected or of another shape.
     """
 
@@ -56,11 +58,17 @@ class ConditionEmbedding(nn.Module):
         frequencies: int = 256,
         until: bool = False,
         guidance: bool = False,
+        time_scale: float = TIME_SCALE,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         if classes < 0:
             raise ConfigError(f"classes is {classes}; it must be at least 0: use 0 for an unconditional network")
+        if not 0 < time_scale < math.inf:
+            raise ConfigError(
+                f"time_scale is {time_scale}; it must be above 0: 1000 is usual, 10 for MeanFlow's students"
+            )
+        self.time_scale = time_scale
         self.classes = classes
         self.frequencies = frequencies
         self.first = linear(frequencies, width, generator=generator)
@@ -80,11 +88,12 @@ class ConditionEmbedding(nn.Module):
 
         Ends are t and scales 1 by default.
         """
-        wave = timestep_embedding(t, self.frequencies).to(self.first.weight.dtype)
+        wave = timestep_embedding(t, self.frequencies, scale=self.time_scale).to(self.first.weight.dtype)
         vector: Tensor = self.second(F.silu(self.first(wave)))
         if self.step is not None:
             length = torch.zeros_like(t) if until is None else until - t
-            wave = timestep_embedding(length, self.frequencies, scale=STEP_SCALE).to(self.first.weight.dtype)
+            wave = timestep_embedding(length, self.frequencies, scale=min(STEP_SCALE, self.time_scale))
+            wave = wave.to(self.first.weight.dtype)
             vector = vector + self.step(wave)
         elif until is not None:
             raise ConfigError("until was given to a network without a second time; build it with until=True")
@@ -108,6 +117,32 @@ class ConditionEmbedding(nn.Module):
             raise ConfigError(f"label has shape {tuple(label.shape)}; it must be that of t, {tuple(t.shape)}")
         conditioned: Tensor = vector + self.table(label)
         return conditioned
+
+
+def take_over_times(student: nn.Module, teacher: nn.Module) -> None:
+    """Where a student that starts from a teacher's weights embeds times by slower waves, fit these to the teacher's.
+
+    The first layer becomes the ridge regression, over t in [0, 1], of the teacher's first layer on the slower waves: what
+    of it is smooth stays, and what waves faster than they can is gone.
+
+    Args:
+        student: network with the teacher's weights.
+        teacher: network of the same form; only the `time_scale` of embeddings may differ.
+    """
+    theirs = dict(teacher.named_modules())
+    for name, own in student.named_modules():
+        other = theirs.get(name)
+        if not (isinstance(own, ConditionEmbedding) and isinstance(other, ConditionEmbedding)):
+            continue
+        if own.time_scale != other.time_scale:
+            grid = torch.linspace(0, 1, 4001, dtype=torch.float64)
+            slow = timestep_embedding(grid, own.frequencies, scale=own.time_scale)
+            fast = timestep_embedding(grid, other.frequencies, scale=other.time_scale)
+            wanted = fast @ other.first.weight.detach().to("cpu", torch.float64).mT
+            ridge = 1e-6 * torch.eye(own.frequencies, dtype=torch.float64)
+            fitted = torch.linalg.solve(slow.mT @ slow / len(grid) + ridge, slow.mT @ wanted / len(grid))
+            with torch.no_grad():
+                own.first.weight.copy_(fitted.mT)
 
 
 def _added(frequencies: int, width: int, generator: torch.Generator) -> nn.Sequential:

@@ -14,6 +14,7 @@ from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.nn.modes import evaluating
 from rectiflow.nn.plain_operations import PlainOperations
+from rectiflow.rectify.method import columns
 
 DERIVATIVES = ("forward", "difference")
 
@@ -50,7 +51,7 @@ def along(
         direction: what the derivative is along.
         derivative: "forward", forward-mode differentiation in the same pass, attention and layer norm by plain formulas
             (`nn.plain_operations`); or "difference", a central difference of two further passes in evaluation mode.
-        step: half the width of the difference, in units of time.
+        step: half the width of the difference, in units of time; less on a side where a time would leave [0, 1].
         differentiable: whether the derivative carries a gradient too.
 
     Raises:
@@ -61,13 +62,30 @@ def along(
     if derivative != "difference":
         raise ConfigError(f"derivative is {derivative!r}; allowed: {', '.join(DERIVATIVES)}")
 
-    def shifted(by: float) -> Any:
-        moved = x if direction.dx is None else map_state(lambda part, d: part + by * d, x, direction.dx)
+    def shifted(by: Tensor) -> Any:
+        moved = x if direction.dx is None else map_state(lambda part, d: part + columns(by, part) * d, x, direction.dx)
         return flow.average_velocity(moved, t + by * direction.dt, until + by * direction.duntil, **cond)
 
     with evaluating(flow.model), torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-        slope = map_state(lambda ahead, behind: (ahead - behind) / (2 * step), shifted(step), shifted(-step))
+        forth, back = _room(t, until, direction, step), _room(t, until, direction, -step)
+        stuck = forth == back  # no side has room: a direction that leaves by one time or by the other
+        forth, back = torch.where(stuck, step, forth), torch.where(stuck, -step, back)
+        slope = map_state(
+            lambda ahead, behind: (ahead - behind) / columns(forth - back, ahead), shifted(forth), shifted(back)
+        )
     return flow.average_velocity(x, t, until, **cond), slope
+
+
+def _room(t: Tensor, until: Tensor, direction: Direction, step: float) -> Tensor:
+    """How far (B,) a direction can be followed, at most `step` and with its sign, while both times stay in [0, 1]."""
+    reach = torch.full_like(t, abs(step))
+    for time, rate in ((t, direction.dt), (until, direction.duntil)):
+        speed = rate if step > 0 else -rate
+        if speed != 0:
+            space = (1 - time if speed > 0 else time) / abs(speed)
+            # A time outside [0, 1] has no side to stay on: it is followed as if there were no bounds.
+            reach = torch.where(space >= 0, torch.minimum(reach, space), reach)
+    return reach if step > 0 else -reach
 
 
 def _forward(

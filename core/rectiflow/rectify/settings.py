@@ -11,11 +11,15 @@ from omegaconf import MISSING
 
 @dataclass
 class MeanFlowSettings:
-    """The average velocity, learnt from how it changes along the flow; `teacher=false` learns from data alone."""
+    """The average velocity, learnt from how it changes along the flow; with `model.time_scale=10`, or that change is noise.
+
+    `teacher=false` learns from data alone. Times and jumps are for few updates; the paper's are
+    `method.times=logit_normal method.times.mean=0.4 method.times.uniform=0 method.jumps=0.25`.
+    """
 
     _target_: str = "rectiflow.rectify.mean_flow.MeanFlow"
-    times: Any = field(default_factory=lambda: {"_target_": "rectiflow.times.LogitNormal", "mean": 0.4, "std": 1.0})
-    jumps: float = 0.25
+    times: Any = field(default_factory=lambda: {"_target_": "rectiflow.times.Uniform"})
+    jumps: float = 0.75
     power: float = 1.0
     offset: float = 1e-3
     guidance: float = 1.0
@@ -134,13 +138,14 @@ class MarginalTransportSettings:
     """MDT-dist: the average velocity from each time to the data, by velocity matching and distillation."""
 
     _target_: str = "rectiflow.rectify.marginal_transport.MarginalTransport"
-    times: Any = field(default_factory=_target("times.LogitNormal", mean=0.0, std=1.0, uniform=0.1))
+    times: Any = field(default_factory=_target("times.LogitNormal", mean=-1.0, std=1.0, uniform=0.1))
     matching: float = 1.0
     distillation: float = 1.0
     guidance: float = 1.0
     distillation_guidance: float = 1.0
     normalise: bool = False
     derivative: str = "forward"
+    step: float = 5e-3
 
 
 @dataclass

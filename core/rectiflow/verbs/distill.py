@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rectiflow.domain import DomainSpec, build
 from rectiflow.drawing import TOLERANCES
 from rectiflow.errors import ConfigError
+from rectiflow.nn.embeddings import take_over_times
 from rectiflow.rectify.creation import asks_perceptual, create_method
 from rectiflow.rectify.distillation import Distillation, StudentTask
 from rectiflow.rectify.guidance_condition import Scales, guided_student, guided_teacher
@@ -51,6 +52,7 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     network = new_network(domain, options.seed)
     if not config.fresh:
         load_what_fits(network, teacher.network.state_dict())
+        take_over_times(network, teacher.network)
     create_run(folder, student_config)
     distillation = Distillation(teacher.flow, method, options.steps, scales)
     task = StudentTask(domain, network, distillation, student_config.sampling)
@@ -96,6 +98,8 @@ def _student_config(teacher: Trained, config: DictConfig, method: Method, folder
     plain: Any = OmegaConf.to_container(config)
     written: Any = OmegaConf.to_container(teacher.config)
     distill = {key: value for key, value in plain.items() if key not in ("run", "name", "out", "model", "training")}
+    if not config.guidance_range:
+        del distill["guidance_range"]
     if method.average:
         plain["model"]["until"] = True
     scales = _scales(config)

@@ -6,9 +6,7 @@ from rectiflow.study import Entry, Stage, Study
 
 JUMPS = ("jump-1", "jump-2", "jump-4")
 LAYERS = "method.layers=[middle.0,middle.1]"
-# The teacher's time embedding waves fast: a difference over 0.04 averages most of what that adds to du/dt.
-SMOOTH = ("method.derivative=difference", "method.step=0.02", "method.jumps=0.5")
-DM1 = (Stage("dispersive", (LAYERS, *(text.replace("method.", "method.base.") for text in SMOOTH))),)
+SLOW = "model.time_scale=10"  # the teacher's time embedding waves fast, which would rule the derivatives in time
 SMALL = ("fresh=true", "model.width=16", "model.head_width=32")
 
 FEW_STEP = Study(
@@ -54,18 +52,18 @@ FEW_STEP = Study(
         Entry(
             "marginal_transport",
             "MDT-dist",
-            (Stage("marginal_transport"),),
+            (Stage("marginal_transport", (SLOW,)),),
             ("euler-1", "reinterpolate-2", "reinterpolate-4"),
         ),
-        Entry("mean_flow", "MeanFlow", (Stage("mean_flow", SMOOTH),), JUMPS),
+        Entry("mean_flow", "MeanFlow", (Stage("mean_flow", (SLOW,)),), JUMPS),
         Entry(
             "dm1",
             "MeanFlow + dispersive (DM1)",
-            DM1,
+            (Stage("dispersive", (LAYERS, SLOW)),),
             JUMPS,
         ),
         Entry("shortcut", "shortcut model", (Stage("shortcut", ("method.bootstrap=0.75",)),), JUMPS),
-        Entry("flow_map", "flow map (Lagrangian)", (Stage("flow_map"),), JUMPS),
+        Entry("flow_map", "flow map (Lagrangian)", (Stage("flow_map", (SLOW,)),), JUMPS),
         Entry(
             "flow_turbo", "FlowTurbo", (Stage("flow_turbo", ("model.refiner=8",)),), ("flow_turbo-4", "flow_turbo-13")
         ),

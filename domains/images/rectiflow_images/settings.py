@@ -70,6 +70,7 @@ class UNetSettings:
     until: bool = False
     guidance: bool = False
     refiner: int = 0
+    time_scale: float = 1000.0
 
 
 @dataclass
@@ -96,6 +97,7 @@ class TransformerSettings:
     until: bool = False
     guidance: bool = False
     refiner: int = 0
+    time_scale: float = 1000.0
 
 
 @dataclass

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rectiflow.errors import ConfigError
-from rectiflow.nn.embeddings import ConditionEmbedding, grid_coordinates, sincos_positions
+from rectiflow.nn.embeddings import TIME_SCALE, ConditionEmbedding, grid_coordinates, sincos_positions
 from rectiflow.nn.layers import linear
 from rectiflow.nn.rotary import rotary_table
 from rectiflow.nn.transformer import AdaptiveBlock, AdaptiveOutput, packing_mask
@@ -39,7 +39,8 @@ class Transformer(nn.Module):
     position is tied to one. With `classes` > 0 the label is an integer in 0..classes, where `classes` itself is the
     null label of classifier-free guidance. With `until` it gives average velocities, v(x, t, label, until); with `guidance`
     it takes the scale of that guidance as one more input. With `refiner` > 0 a second transformer of that width and the
-    same depth stands beside it, which corrects a velocity, v(x, t, label, velocity=v).
+    same depth stands beside it, which corrects a velocity, v(x, t, label, velocity=v). `time_scale` is as in
+    `ConditionEmbedding`.
 
     Raises ConfigError for a patch that does not divide the size, heads that do not divide the width, and unknown
     switches; a call raises it for an image or label that does not fit.
@@ -65,6 +66,7 @@ class Transformer(nn.Module):
         until: bool = False,
         guidance: bool = False,
         refiner: int = 0,
+        time_scale: float = TIME_SCALE,
         *,
         generator: torch.Generator,
     ) -> None:
@@ -81,7 +83,9 @@ class Transformer(nn.Module):
         self.positions = positions
         self.grid = _grid(height, breadth, patch)
         self.embed = linear(channels * patch * patch, width, generator=generator)
-        self.condition = ConditionEmbedding(width, classes, until=until, guidance=guidance, generator=generator)
+        self.condition = ConditionEmbedding(
+            width, classes, until=until, guidance=guidance, time_scale=time_scale, generator=generator
+        )
         self.blocks = nn.ModuleList(
             AdaptiveBlock(
                 width,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rectiflow.errors import ConfigError
-from rectiflow.nn.embeddings import ConditionEmbedding
+from rectiflow.nn.embeddings import TIME_SCALE, ConditionEmbedding
 from rectiflow.nn.layers import convolution, linear
 
 Resample = Literal["none", "down", "up"]
@@ -108,7 +108,8 @@ class UNet(nn.Module):
     leaves 1/patch^2 of the positions to compute. With `until` it gives average velocities, v(x, t, label, until). With
     `guidance` it takes the scale of classifier-free guidance as one more input. With `refiner` > 0 a second U-Net of that
     width stands beside it, without attention, which corrects a velocity, v(x, t, label, velocity=v). With `classes` > 0 the
-    label is an integer in 0..classes, where `classes` itself is the null label of that guidance.
+    label is an integer in 0..classes, where `classes` itself is the null label of that guidance. `time_scale` is as in
+    `ConditionEmbedding`.
 
     Raises ConfigError for a size that the levels do not halve evenly, a resolution in `attention` that no level has,
     widths or counts that are not positive, and a dropout outside [0, 1); a call raises it for an image or label that
@@ -131,6 +132,7 @@ class UNet(nn.Module):
         until: bool = False,
         guidance: bool = False,
         refiner: int = 0,
+        time_scale: float = TIME_SCALE,
         *,
         generator: torch.Generator,
     ) -> None:
@@ -156,7 +158,9 @@ class UNet(nn.Module):
                 return Stage(block)
             return Stage(block, AttentionBlock(outputs, head_width=head_width, generator=generator))
 
-        self.condition = ConditionEmbedding(4 * width, classes, until=until, guidance=guidance, generator=generator)
+        self.condition = ConditionEmbedding(
+            4 * width, classes, until=until, guidance=guidance, time_scale=time_scale, generator=generator
+        )
         self.input = convolution(channels * patch**2, widths[0], 3, generator=generator)
         self.encoder = nn.ModuleList()
         for level in levels:

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from rectiflow.errors import ConfigError
-from rectiflow.nn.embeddings import ConditionEmbedding, grid_coordinates, sincos_positions, timestep_embedding
+from rectiflow.nn.embeddings import (
+    ConditionEmbedding,
+    grid_coordinates,
+    sincos_positions,
+    take_over_times,
+    timestep_embedding,
+)
 
 
 def test_timestep_embedding_entries() -> None:
@@ -100,3 +106,39 @@ def test_condition_adds_waves_of_the_log_of_the_scale(generator: torch.Generator
     torch.testing.assert_close(added, hidden - hidden[1], atol=1e-9, rtol=0)
     with pytest.raises(ConfigError, match="guidance=True"):
         ConditionEmbedding(8, generator=generator)(t, guidance=w)
+
+
+@pytest.mark.parametrize("kind", ["smooth", "fast"])
+def test_slower_waves_take_over_what_is_smooth(kind: str, generator: torch.Generator) -> None:
+    """What a slow wave of the teacher says stays; of its fastest one, 160 turns over [0, 1], a student keeps 3 % at most."""
+    teacher = torch.nn.ModuleDict({"time": ConditionEmbedding(8, frequencies=64, generator=generator)})
+    student = torch.nn.ModuleDict({"time": ConditionEmbedding(8, frequencies=64, time_scale=10, generator=generator)})
+    theirs, own = teacher["time"], student["time"]
+    assert isinstance(theirs, ConditionEmbedding)
+    assert isinstance(own, ConditionEmbedding)
+    weight = torch.zeros(8, 64)
+    weight[:, 16 if kind == "smooth" else 0] = 1.0  # wave k is cos(1000 10000^(-k / 32) t): 16 is cos(10 t)
+    theirs.first.load_state_dict({"weight": weight, "bias": torch.zeros(8)})
+    before = own.second.weight.clone()
+    take_over_times(student, teacher)
+    t = torch.linspace(0, 1, 777)
+    fitted = own.first(timestep_embedding(t, 64, scale=10))
+    expected = torch.cos(10 * t)[:, None].expand(-1, 8) if kind == "smooth" else torch.zeros(777, 8)
+    assert (fitted - expected)[20:-20].abs().max() < 0.03
+    assert torch.equal(own.second.weight, before)
+    same = theirs.first.weight.clone()
+    take_over_times(teacher, teacher)
+    assert torch.equal(theirs.first.weight, same)
+
+
+def test_time_scale_is_the_speed_of_the_fastest_wave(generator: torch.Generator) -> None:
+    """du/dt of the embedding grows as the scale does."""
+    speeds = []
+    for scale in (10.0, 1000.0):
+        embed = ConditionEmbedding(16, time_scale=scale, generator=torch.Generator().manual_seed(0))
+        t = torch.linspace(0.1, 0.9, 50)
+        _, speed = torch.func.jvp(embed, (t,), (torch.ones(50),))
+        speeds.append(float(speed.detach().norm()))
+    assert speeds[1] > 20 * speeds[0]
+    with pytest.raises(ConfigError, match="time_scale is 0"):
+        ConditionEmbedding(8, time_scale=0.0, generator=generator)

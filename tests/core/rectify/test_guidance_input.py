@@ -109,7 +109,7 @@ def test_marginal_transport_too() -> None:
     def to_the_data(x: Tensor, t: Tensor, label: Tensor, guidance: Tensor) -> Tensor:
         return exact_average(x, t, torch.ones_like(t), label, guidance)
 
-    method = MarginalTransport(times=Uniform(), derivative="difference")
+    method = MarginalTransport(times=Uniform(), derivative="difference", step=1e-4)
     assert loss_of(method, to_the_data, data(60)) < 1e-6
 
 

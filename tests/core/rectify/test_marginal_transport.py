@@ -14,6 +14,8 @@ from rectiflow.flow import Flow
 from rectiflow.interpolants import Trigonometric
 from rectiflow.rectify.marginal_transport import MarginalTransport
 from rectiflow.rectify.method import Support
+from rectiflow.spaces.euclidean import Euclidean
+from rectiflow.spaces.product import Product
 from rectiflow.spaces.sphere import Sphere
 from rectiflow.times import Uniform
 
@@ -41,7 +43,7 @@ def test_oracle_is_the_average_velocity(oracle: Any) -> None:
 
 @pytest.mark.parametrize(("derivative", "accuracy"), [("forward", 1e-20), ("difference", 1e-7)])
 def test_average_velocity_is_the_fixed_point(derivative: str, accuracy: float, oracle: Any) -> None:
-    method = MarginalTransport(times=Uniform(), derivative=derivative)
+    method = MarginalTransport(times=Uniform(), derivative=derivative, step=1e-4)
     support = Support(oracle.gaussian().flow())
     at_it, terms = method.loss(Flow(oracle.average_velocity), oracle.data(200), oracle.seeded(), support=support)
     assert float(at_it) < accuracy
@@ -81,8 +83,40 @@ def test_normalised_derivative_is_bounded(oracle: Any) -> None:
     draw = flow.draw(oracle.data(64).x1, generator=oracle.seeded())
     _, target = MarginalTransport(normalise=True)._average_and_target(flow, teacher, draw, 1.0, oracle.seeded())
     assert torch.allclose(target.norm(dim=1), (1 - draw.t) * 1000 * 3**0.5 / (1000 * 3**0.5 + 0.1))
-    _, target = MarginalTransport()._average_and_target(flow, teacher, draw, 1.0, oracle.seeded())
+    _, target = MarginalTransport(normalise=False)._average_and_target(flow, teacher, draw, 1.0, oracle.seeded())
     assert torch.allclose(target, (1 - draw.t)[:, None] * torch.full((64, 3), 1000.0))
+
+
+def test_the_norm_is_of_the_whole_sample_and_of_its_data_alone(oracle: Any) -> None:
+    """Two components with slopes 3 and 4 in norm are divided by 5.1 together; what stands in padding counts for nothing."""
+    space = Product(a=Euclidean(), b=Euclidean())
+
+    def model(x: dict[str, Tensor], t: Tensor) -> dict[str, Tensor]:
+        return {"a": t[:, None] * torch.tensor([3.0, 0.0]), "b": t[:, None] * torch.tensor([0.0, 4.0, 0.0])}
+
+    flow = Flow(model, space=space)
+    still = Flow(lambda x, t: {name: torch.zeros_like(part) for name, part in x.items()}, space=space)
+    draw = flow.draw({"a": torch.zeros(6, 2), "b": torch.zeros(6, 3)}, generator=oracle.seeded())
+    _, target = MarginalTransport(normalise=True)._average_and_target(flow, still, draw, 1.0, oracle.seeded())
+    assert torch.allclose(target["a"][:, 0], (1 - draw.t) * 3 / 5.1)
+    assert torch.allclose(target["b"][:, 1], (1 - draw.t) * 4 / 5.1)
+
+    def padded(x: Tensor, t: Tensor) -> Tensor:
+        return t[:, None] * torch.tensor([5.0, 1e6])
+
+    mask = torch.tensor([[True, False]] * 6)
+    draw = Flow(padded).draw(torch.zeros(6, 2), mask=mask, generator=oracle.seeded())
+    nowhere = Flow(lambda x, t: torch.zeros_like(x))
+    _, target = MarginalTransport(normalise=True)._average_and_target(Flow(padded), nowhere, draw, 1.0, oracle.seeded())
+    assert torch.allclose(target[:, 0], (1 - draw.t) * 5 / 5.1)
+
+
+def test_times_lean_to_the_noise(oracle: Any) -> None:
+    """sigmoid(N(1, 1)) in the reference's time, which runs to noise: 0.9 of the logits here have median -1."""
+    t = MarginalTransport().times.sample(20_000, oracle.seeded())
+    # P(t < sigmoid(-1)) = 0.9 / 2 + 0.1 sigmoid(-1).
+    expected = 0.45 + 0.1 * 0.2689
+    assert abs(float((t < 0.2689).double().mean()) - expected) < 4 * (expected * (1 - expected) / 20_000) ** 0.5
 
 
 def test_guided_teacher_and_conditions(oracle: Any) -> None:
@@ -105,6 +139,8 @@ def test_refused(oracle: Any) -> None:
         MarginalTransport(matching=0, distillation=0)
     with pytest.raises(ConfigError, match="forward, difference"):
         MarginalTransport(derivative="backward")
+    with pytest.raises(ConfigError, match="step of MarginalTransport is 0"):
+        MarginalTransport(step=0.0)
     with pytest.raises(ConfigError, match="asks a teacher"):
         MarginalTransport().loss(Flow(oracle.average_velocity), oracle.data(4), oracle.seeded())
     with pytest.raises(ConfigError, match="needs the linear path"):
