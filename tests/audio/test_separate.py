@@ -206,7 +206,8 @@ def test_a_span_silences_the_rest(folder: Path) -> None:
         (["a.wav", "query=low", "span=2-1"], "span=2-1"),
         (["a.wav", "query=low", "span=7-8"], "within the file"),
         (["a.wav", "query=low", "steps=0"], "steps=0"),
-        (["a.wav", "query=low", "candidates=4"], "stage=encoder"),
+        (["a.wav", "query=low", "candidates=4", "steps=2"], "stage=encoder"),
+        (["a.wav", "query=low", "candidates=4"], "steps=2 or more"),
         (["a.wav", "exemplar=b.wav"], "stage=encoder"),
         (["a.wav", "query=low", "encoder=nowhere"], "config.yaml"),
         (["a.wav", "query=low", "overlap=0.7"], "overlap=0.7"),
@@ -263,7 +264,10 @@ def test_an_encoder_judges_chooses_and_listens_to_examples(folder: Path, monkeyp
     truth = tones(RATE)
     soundfile.write("a.wav", truth.sum(axis=0), RATE)
     soundfile.write("hum.wav", truth[0, : RATE // 2], RATE)
-    assert call("a.wav", "query=low", "query=low", "exemplar=hum.wav", "candidates=4", "out=o", "segment=0.25") == 0
+    assert (
+        call("a.wav", "query=low", "query=low", "exemplar=hum.wav", "candidates=4", "steps=2", "out=o", "segment=0.25")
+        == 0
+    )
     for stem in ("low", "low_2", "hum"):
         found = soundfile.read(f"o/a_{stem}.wav")[0]
         error = (found - truth[0])[2000:-2000]

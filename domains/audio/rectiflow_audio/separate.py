@@ -139,6 +139,11 @@ def _check(config: DictConfig) -> None:
     for name in ("steps", "candidates"):
         if config[name] < 1:
             raise ConfigError(f"{name}={config[name]} is not allowed: it must be an integer of at least 1")
+    if config.candidates > 1 and config.steps == 1:
+        raise ConfigError(
+            f"candidates={config.candidates} with steps=1 are all the same, since what was drawn is first looked at in the "
+            "second step: use steps=2 or more, or candidates=1"
+        )
     if not 0.1 <= config.segment <= 600:
         raise ConfigError(f"segment={config.segment:g} is not allowed: 0.1 to 600 seconds")
     if not 0 < config.overlap <= 0.5:

@@ -12,11 +12,11 @@ class SeparateSettings:
     """`rectiflow separate audio mix.wav query="a dog barking" query=rain`: a file for each query, and one for what remains.
 
     `run` is by default the newest audio run under runs/, and `encoder` the newest of stage=encoder: it says whether the stems
-    hold what was asked for, chooses the best of `candidates` attempts at each segment, and finds more of the like of `exemplar`,
-    a sound file, as a query of its own. `negative` is a text to steer away from (guidance above 1), `span` the seconds
-    (2.0-5.5,8-9) outside of which the stems are silent. `reference` files, one a query in their order, are what the stems should
-    be. Segments of `segment` seconds overlap by `overlap` of their length. `format` is wav or flac, `encoding` pcm16, pcm24 or
-    float.
+    hold what was asked for, chooses the best of `candidates` attempts at each segment (of two or more `steps`, before which
+    all are the same), and finds more of the like of `exemplar`, a sound file, as a query of its own. `negative` is a text to
+    steer away from (guidance above 1), `span` the seconds (2.0-5.5,8-9) outside of which the stems are silent. `reference`
+    files, one a query in their order, are what the stems should be. Segments of `segment` seconds overlap by `overlap` of their
+    length. `format` is wav or flac, `encoding` pcm16, pcm24 or float.
     """
 
     mix: str = MISSING
@@ -28,7 +28,7 @@ class SeparateSettings:
     run: str = ""
     encoder: str = ""
     weights: str = "ema"
-    steps: int = 4
+    steps: int = 1
     method: str = "euler"
     guidance: float = 1.0
     candidates: int = 1
