@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from rectiflow.cli import main
+from rectiflow.cli import _newer_settings, main
+from rectiflow.domain import load_spec
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.rectify.derivative import Direction, along
@@ -74,6 +75,12 @@ def test_a_scale_of_guidance_starts_as_if_it_were_not_there(kind: str) -> None:
     assert (moved > 0).tolist() == [True, False, True, True]  # without a scale it is 1
     with pytest.raises(ConfigError, match="build it with guidance=True"):
         teacher(X, T, LABEL, guidance=scales)
+
+
+def test_a_run_from_before_a_setting_existed_may_change_it() -> None:
+    model = {"_target_": "rectiflow_images.unet.UNet", "width": 16}
+    asked = ["run=somewhere", "model.time_scale=10", "model.width=8", "model.unheard_of=1"]
+    assert _newer_settings(load_spec("images"), model, asked) == {"time_scale": 1000.0}
 
 
 @pytest.mark.parametrize("kind", ["unet", "transformer"])
