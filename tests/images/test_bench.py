@@ -54,7 +54,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for arguments, says in [
-        (["few-steps"], "study 'few-steps' is unknown; allowed: few-step"),
+        (["few-steps"], "study 'few-steps' is unknown; allowed: domains, "),
         (["few-step", "updates=0"], "updates=0 is not allowed"),
         (["few-step", "methods=[reflaw]"], "method 'reflaw' is not in this study; allowed: teacher, "),
         (["few-step", "update=3"], "did you mean updates"),
