@@ -12,7 +12,7 @@ from rectiflow.config import compose_training, compose_verb
 from rectiflow.errors import ConfigError
 from rectiflow.verbs import train
 from rectiflow_shapes import SPEC
-from rectiflow_shapes.batch import RESULTS, BatchSettings, _finished, read_prompts, run
+from rectiflow_shapes.batch import RESULTS, BatchSettings, _finished, _written, read_prompts, run
 
 SMALL = ["data.count=8", "data.held=8", "representation.components=4", "representation.columns=2", "model.width=16"]
 SMALL += ["model.depth=2", "model.heads=2", "training.steps=1", "training.batch=4", "training.preview_every=0"]
@@ -59,6 +59,15 @@ def test_a_line_that_was_cut_off_is_not_done(tmp_path: Path) -> None:
     path.write_text('{"name": "a", "key": "1", "shapes": []}\n{"name": "b", "k')
     assert _finished(path) == {"a": "1"}
     assert _finished(tmp_path / "nowhere") == {}
+
+
+def test_a_shape_that_cannot_be_written_as_asked_stops_no_other(tmp_path: Path) -> None:
+    ring, ball = trimesh.creation.torus(1, 0.3), trimesh.creation.icosphere(1)
+    first, second = _written([ring, ball], "a", tmp_path, "stl", 6)  # a ring of 6 triangles would not be closed
+    assert first["file"] is None
+    assert "stay closed" in first["refused"]
+    assert second["file"] == "a-1.stl"
+    assert "refused" not in second
 
 
 @pytest.mark.slow

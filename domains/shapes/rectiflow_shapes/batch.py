@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING, DictConfig
 
 from rectiflow.domain import DomainSpec
-from rectiflow.errors import ConfigError, StorageError
+from rectiflow.errors import ConfigError, DataError, StorageError
 from rectiflow.settings import SamplingSettings
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _prompt(row: Mapping[str | None, Any], number: int, path: Path) -> Prompt:
 def _written(
     meshes: list[trimesh.Trimesh], name: str, folder: Path, suffix: str, most_faces: int | None
 ) -> list[dict[str, Any]]:
-    """Write the meshes of one row, but for empty ones, and say of each what it is."""
+    """Write the meshes of one row, and say of each what it is; "file" is None where it is empty or "refused" says why."""
     from rectiflow_shapes.meshes import export, inspect
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,10 @@ def _written(
     for number, mesh in enumerate(meshes):
         row: dict[str, Any] = {**asdict(inspect(mesh)), "faces": len(mesh.faces), "file": None}
         if len(mesh.faces):
-            row["file"] = export(mesh, folder / f"{name}-{number}.{suffix}", most_faces=most_faces).name
+            try:
+                row["file"] = export(mesh, folder / f"{name}-{number}.{suffix}", most_faces=most_faces).name
+            except DataError as error:  # a shape that cannot be written as asked is no reason to stop the others
+                row["refused"] = str(error)
         rows.append(row)
     return rows
 
