@@ -173,7 +173,7 @@ def test_the_clash_loss_counts_late_overlaps_of_residues_that_are_no_neighbours(
     estimate = {"translations": line, "rotations": torch.zeros(3, 8, 4, dtype=torch.float64)}
     late, early = torch.full((3,), 0.95, dtype=torch.float64), torch.full((3,), 0.2, dtype=torch.float64)
     loss = clash_loss(estimate, late, mask)
-    torch.testing.assert_close(float(loss.detach()), 30 * 0.07**2 / 8 / 0.25**2 / 3, rtol=1e-6, atol=0)
+    torch.testing.assert_close(float(loss.detach()), 20 * 0.07**2 / 8 / 0.25**2 / 3, rtol=1e-6, atol=0)
     assert clash_loss(estimate, early, mask) == 0
     # Downhill is apart, and residues in one place have a finite gradient.
     (slope,) = torch.autograd.grad(loss, line)

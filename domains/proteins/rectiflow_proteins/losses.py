@@ -13,7 +13,7 @@ from rectiflow_proteins.geometry import ANGSTROM, link_geometry, rotation_matric
 GATE = 0.25
 LINK_WEIGHT, LINK_MARGIN = 4.0, 0.05
 # Chains cross early, where the noise is large, so that clashes count for much there and for less in the end.
-CLASH_WEIGHT, CLASH_MARGIN = 30.0, 0.2
+CLASH_WEIGHT, CLASH_MARGIN = 20.0, 0.2
 CLASH_RADIUS = 3.7
 
 
@@ -33,7 +33,7 @@ def link_loss(estimate: dict[str, Tensor], t: Tensor, mask: Tensor) -> Tensor:
 
 
 def clash_loss(estimate: dict[str, Tensor], t: Tensor, mask: Tensor) -> Tensor:
-    """Thirty times the squared shortfalls, nm, of CA three or more residues apart from 3.7 A, a residue: a scalar.
+    """Twenty times the squared shortfalls, nm, of CA three or more residues apart from 3.7 A, a residue: a scalar.
 
     Over (1 - t + 0.2)^2 and for t > 0.25; arguments as of `link_loss`.
     """
