@@ -55,7 +55,7 @@ def test_the_table_has_a_line_a_row_and_a_sentence_for_what_failed(script: Modul
 
 @pytest.mark.slow
 def test_the_code_runs_on_a_processor(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("sklearn")
+    pytest.importorskip("sklearn", reason="the digits of the images domain come with it")
     out = tmp_path / "gpu.json"
     monkeypatch.setattr(sys, "argv", ["t", "--device", "cpu", "--quick", "--domains", "images", "--json", str(out)])
     assert script.main() == 0
