@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from rectiflow.errors import ConfigError, DataError, MissingDependency
 from rectiflow.fetch import Package
 from rectiflow_audio import real_sounds
+from rectiflow_audio.excerpts import at_length
 from rectiflow_audio.library import LibrarySounds
 from rectiflow_audio.mixing import Mixtures
 from rectiflow_audio.qt_resources import resources
@@ -80,6 +82,31 @@ def test_short_files_are_laid_out_again_and_again(tmp_path: Path) -> None:
     assert wave.shape == (16_000,)
     halves = wave.reshape(4, 4000).square().mean(dim=1)
     assert (halves > 0).all()
+
+
+def test_sounds_to_train_on_are_played_at_other_speeds(tmp_path: Path) -> None:
+    for kind in ("a", "b"):
+        (tmp_path / kind).mkdir()
+        for number in range(10):
+            soundfile.write(tmp_path / kind / f"{number}.wav", tone(1000, 1.0, 16_000), 16_000)
+    sounds = LibrarySounds(tmp_path, speed=2.0)
+    found = [sounds.draw("a", 8000, "train", seeded(n)) for n in range(40)]
+    semitones = [12 * math.log2(pitch_of(wave) / 1000) for wave in found]
+    assert -2.1 < min(semitones) < -1.2
+    assert 1.2 < max(semitones) < 2.1
+    assert all(wave.shape == (8000,) and abs(float(wave.abs().amax()) - 0.5) < 0.1 for wave in found)
+    for split in ("validation", "test"):
+        assert all(abs(pitch_of(sounds.draw("a", 8000, split, seeded(n))) - 1000) < 3 for n in range(5))
+    with pytest.raises(ConfigError, match="0 to 12 semitones"):
+        LibrarySounds(tmp_path, speed=-1.0)
+
+
+@pytest.mark.parametrize(("length", "samples"), [(4096, 4096), (4608, 4096), (3648, 4096), (3648, 4095)])
+def test_squeezed_waves_keep_whole_turns(length: int, samples: int) -> None:
+    """A cosine of a whole number of turns is one of as many turns, of the same height, whatever the length."""
+    turn = 2 * torch.pi * 100 * torch.arange(max(length, samples), dtype=torch.float64)
+    found = at_length(torch.cos(turn[:length] / length), samples)
+    assert torch.allclose(found, torch.cos(turn[:samples] / samples), atol=1e-9)
 
 
 def test_a_single_long_file_is_split_in_time(tmp_path: Path) -> None:

@@ -47,16 +47,16 @@ def synthetic(pool: float, **mixing: object) -> Mixes:
     return mixes(PooledSounds(SyntheticSounds(), pool), **mixing)  # type: ignore[arg-type]
 
 
-def library(path: str, **mixing: object) -> Mixes:
+def library(path: str, speed: float = 0.0, **mixing: object) -> Mixes:
     """Mixtures of sounds of the user's own: a folder with a sub-folder a kind, or a manifest; `mixing` as in `mixes`.
 
     Raises:
-        DataError: see `LibrarySounds`.
+        ConfigError, DataError: see `LibrarySounds`.
     """
-    return mixes(LibrarySounds(path), **mixing)  # type: ignore[arg-type]
+    return mixes(LibrarySounds(path, speed), **mixing)  # type: ignore[arg-type]
 
 
-def real(**mixing: object) -> Mixes:
+def real(speed: float = 0.0, **mixing: object) -> Mixes:
     """Mixtures of the fetched real sounds; `mixing` as in `mixes`.
 
     Raises:
@@ -65,7 +65,7 @@ def real(**mixing: object) -> Mixes:
     folder = cache_folder("audio") / "real-sounds"
     if not folder.is_dir():
         raise DataError(f"the real sounds are not in {folder}; run: rectiflow fetch audio real-sounds")
-    return library(str(folder), **mixing)
+    return library(str(folder), speed, **mixing)
 
 
 def tracks(path: str, stems: Sequence[str], **mixing: object) -> Mixes:

@@ -18,6 +18,7 @@ from rectiflow_audio.transforms import resample
 
 # A kernel of torchaudio's grows with the rates over their common divisor.
 _LARGEST_RATIO = 1000
+_GRAIN = 64
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,21 @@ def random_excerpt(clip: Clip, samples: int, generator: torch.Generator) -> Tens
         pause = float(torch.rand((), generator=generator)) ** 2
         position += len(whole) + round(pause * min(RATE, 2 * len(whole)))
     return track
+
+
+def varied_excerpt(clip: Clip, samples: int, semitones: float, generator: torch.Generator) -> Tensor:
+    """A random excerpt (samples,) played up to so many semitones faster or slower, of random polarity."""
+    ratio = 2 ** (semitones / 12 * (2 * float(torch.rand((), generator=generator, dtype=torch.float64)) - 1))
+    # Lengths without large prime factors transform fast.
+    excerpt = random_excerpt(clip, max(_GRAIN, round(samples * ratio / _GRAIN) * _GRAIN), generator)
+    return at_length(excerpt, samples) * (2 * int(torch.randint(2, (), generator=generator)) - 1)
+
+
+def at_length(wave: Tensor, samples: int) -> Tensor:
+    """A wave (T,) squeezed or stretched to (samples,), by its Fourier series: pitches rise by T / samples."""
+    spectrum = torch.fft.rfft(wave)[: samples // 2 + 1]
+    stretched: Tensor = torch.fft.irfft(spectrum, n=samples) * (samples / len(wave))
+    return stretched
 
 
 def read_clip(clip: Clip, start: float, samples: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rectiflow.errors import ConfigError, DataError
 from rectiflow_audio.captions import REAL, REAL_PARAPHRASES, from_name
-from rectiflow_audio.excerpts import Clip, open_clip, random_excerpt
+from rectiflow_audio.excerpts import Clip, open_clip, random_excerpt, varied_excerpt
 from rectiflow_audio.real_sounds import MANIFEST, SUFFIXES, Recording, assign_splits
 from rectiflow_audio.sounds import SPLITS, audible, checked_split
 
@@ -30,12 +30,19 @@ class LibrarySounds:
     80 : 10 : 10; a kind of fewer than three files is split in time instead. Files that cannot be read are named in a warning
     and left out.
 
+    speed: semitones by which excerpts to train on are played faster or slower at most; their polarity is then random too. A
+    few minutes of sound are otherwise soon known by heart.
+
     Raises:
+        ConfigError: a speed below 0 or above 12.
         DataError: no such folder or manifest, a manifest without its columns or with unknown splits, fewer than two kinds, or
             a kind without a readable file.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, speed: float = 0.0) -> None:
+        if not 0 <= speed <= 12:
+            raise ConfigError(f"data.speed={speed} is not allowed: 0 to 12 semitones")
+        self.speed = speed
         root = Path(path).expanduser()
         listed, base = _listed(root)
         readable, skipped = [], []
@@ -72,7 +79,10 @@ class LibrarySounds:
         clips = self._clips[checked_split(split), kind]
         for _ in range(_TRIES):
             clip = clips[int(torch.randint(len(clips), (), generator=generator))]
-            excerpt = random_excerpt(clip, samples, generator)
+            if self.speed and split == "train":
+                excerpt = varied_excerpt(clip, samples, self.speed, generator)
+            else:
+                excerpt = random_excerpt(clip, samples, generator)
             if audible(excerpt):
                 return excerpt
         raise DataError(

@@ -37,10 +37,14 @@ class SyntheticSettings(MixingSettings):
 
 @dataclass
 class LibrarySettings(MixingSettings):
-    """A folder with one sub-folder a class, or a manifest (csv) of files; sounds are split by file."""
+    """A folder with one sub-folder a class, or a manifest (csv) of files; sounds are split by file.
+
+    Those to train on are played up to `speed` semitones faster or slower.
+    """
 
     _target_: str = "rectiflow_audio.data.library"
     path: str = MISSING
+    speed: float = 2.0
     text: str = "minilm"
 
 
@@ -49,6 +53,7 @@ class RealSettings(MixingSettings):
     """Seven kinds of real sound; `rectiflow fetch audio real-sounds` and `rectiflow fetch audio minilm` first."""
 
     _target_: str = "rectiflow_audio.data.real"
+    speed: float = 2.0
     text: str = "minilm"
 
 
