@@ -21,7 +21,8 @@ from rectiflow.study import Study
 class Result:
     """One row: an entry with a sampler, its figures, and what it cost.
 
-    `training_seconds` is processor time, pairs included; `milliseconds` a sample on one thread; `strip` a picture of samples.
+    `training_seconds` is processor time, pairs included; `milliseconds` a sample on one thread; `strip` a picture of samples;
+    `command` measures the row again.
     """
 
     entry: str
@@ -33,6 +34,7 @@ class Result:
     metrics: dict[str, float]
     milliseconds: float
     strip: Path | None = None
+    command: str = ""
 
 
 def write_study(folder: Path, study: Study, results: Sequence[Result], *, title: str) -> Path:

@@ -90,6 +90,19 @@ class Watch:
 
 
 @dataclass(frozen=True)
+class StudyPage:
+    """How measurements of one kind are shown.
+
+    Attributes:
+        layout: "package.module:function" from a study's measurements to its `Layout`.
+        watched: figure -> how it is compared with a stored baseline; the others are not.
+    """
+
+    layout: str
+    watched: Mapping[str, Watch] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class BenchStudy:
     """A study of the core's, as the command line sees it.
 
@@ -97,12 +110,10 @@ class BenchStudy:
         summary: one line.
         settings: dataclass of what may be set; it has `name` and `out`.
         run: "package.module:function" that takes the configuration, measures what is missing and returns the page's path.
-        layout: "package.module:function" from the study's measurements to its `Layout`.
-        watched: figure -> how it is compared with a stored baseline; the others are not.
+        page: how its measurements are shown.
     """
 
     summary: str
     settings: type
     run: str
-    layout: str
-    watched: Mapping[str, Watch] = field(default_factory=dict)
+    page: StudyPage

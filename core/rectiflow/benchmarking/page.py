@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from rectiflow.benchmarking.catalogue import STUDIES
+from rectiflow.benchmarking.catalogue import PAGES
 from rectiflow.benchmarking.layout import Figure, Layout, Table
 from rectiflow.benchmarking.measurement import FILE, Measurement, read_measurements
 from rectiflow.benchmarking.regression import Change, compare
@@ -58,7 +58,7 @@ def write_combined(root: Path, *, baselines: Path = BASELINES) -> Path:
         ConfigError: there are none.
         DataError, StorageError: see `write_page`.
     """
-    order = list(STUDIES)
+    order = list(PAGES)
     folders = sorted(path.parent for path in root.glob(f"*/{FILE}"))
     chapters = [read_chapter(folder, baselines) for folder in folders]
     if not chapters:
@@ -77,14 +77,14 @@ def read_chapter(folder: Path, baselines: Path = BASELINES) -> Chapter:
     measurements = read_measurements(folder / FILE)
     if not measurements:
         raise ConfigError(f"{folder} holds no measurements; run the study first")
-    unknown = [entry.study for entry in measurements if entry.study not in STUDIES]
+    unknown = [entry.study for entry in measurements if entry.study not in PAGES]
     if unknown:
-        raise DataError(f"{folder / FILE}: study {unknown[0]!r} is unknown; allowed: {', '.join(STUDIES)}")
-    study = STUDIES[measurements[0].study]
-    layout: Layout = load_object(study.layout, extra="bench")(measurements)
+        raise DataError(f"{folder / FILE}: study {unknown[0]!r} is unknown; allowed: {', '.join(PAGES)}")
+    page = PAGES[measurements[0].study]
+    layout: Layout = load_object(page.layout, extra="bench")(measurements)
     commands = [line.command for table in _tables(layout) for line in table.lines if line.command]
     commands = list(dict.fromkeys([*commands, *(entry.command for entry in measurements)]))
-    changes = compare(baselines / f"{folder.name}.json", measurements, study.watched)
+    changes = compare(baselines / f"{folder.name}.json", measurements, page.watched)
     return Chapter(folder.name, layout, measurements, commands, changes, _machines(measurements))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from rectiflow.benchmarking.catalogue import FOLDER, STUDIES
+from rectiflow.benchmarking.catalogue import FOLDER, PAGES
 from rectiflow.benchmarking.measurement import FILE, read_measurements
 from rectiflow.benchmarking.page import write_combined, write_page
 from rectiflow.benchmarking.regression import keep_baseline
@@ -25,7 +25,7 @@ def run(config: DictConfig) -> Path:
         if config.keep:
             measurements = read_measurements(path)
             kept = Path(str(config.keep), f"{path.parent.name}.json")
-            count = keep_baseline(kept, measurements, STUDIES[measurements[0].study].watched)
+            count = keep_baseline(kept, measurements, PAGES[measurements[0].study].watched)
             print(f"baseline: {kept}, {count} figures")
         print(f"report: {write_page(path.parent, baselines=Path(str(config.baseline)))}")
     page = write_combined(root, baselines=Path(str(config.baseline)))

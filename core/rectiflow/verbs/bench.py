@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
+from rectiflow.benchmarking.catalogue import FOLDER
+from rectiflow.benchmarking.students import record_students
 from rectiflow.domain import DomainSpec
 from rectiflow.drawing import carry, draw_sources
 from rectiflow.errors import ConfigError, RectiflowError
@@ -80,6 +82,7 @@ def run(spec: DomainSpec, study: Study, config: DictConfig) -> Path:
     _all(bench, [_measure(bench, untrained)])
     _all(bench, [_make_student(bench, entry) for entry in chosen if entry.stages])
     results = _results(bench)
+    record_students(Path(str(config.out), FOLDER, str(config.name)), spec.name, study, results, count=int(config.count))
     path = write_study(bench.folder, study, results, title=f"rectiflow · {spec.name} · {config.name}")
     print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes\nreport: {path}")
     return path
@@ -214,9 +217,8 @@ def _results(bench: Bench) -> list[Result]:
         for text in entry.samplers:
             row = rows[_key(text)]
             strip = None if row.strip is None else trained.folder / row.strip
-            results.append(
-                Result(entry.name, entry.title, text, row.nfe, parameters, seconds, dict(row.metrics), 0.0, strip)
-            )
+            what, figures = (entry.name, entry.title, text), dict(row.metrics)
+            results.append(Result(*what, row.nfe, parameters, seconds, figures, 0.0, strip, row.command))
             timed.append((trained, *_key(text)))
     times = [[_seconds(*row) for row in timed] for _ in range(TIMED_ROUNDS)]
     middle = torch.tensor(times).median(0).values.tolist()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rectiflow.benchmarking.catalogue import STUDIES
+from rectiflow.benchmarking.catalogue import PAGES
 from rectiflow.benchmarking.domains_layout import layout
 from rectiflow.benchmarking.domains_table import by_domain
 from rectiflow.benchmarking.layout import Column, Line, Table
@@ -137,7 +137,7 @@ def test_combined_page_has_every_study_and_the_comparison(tmp_path: Path) -> Non
         else entry
         for entry in study()
     ]
-    watched = {"normalised": STUDIES["domains"].watched["normalised"]}
+    watched = {"normalised": PAGES["domains"].watched["normalised"]}
     assert keep_baseline(baselines / "domains.json", raised, watched) == 5
     page = write_combined(tmp_path / "bench", baselines=baselines).read_text()
     assert page.count('<section id="domains') == 2
