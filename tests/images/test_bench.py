@@ -7,14 +7,17 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from rectiflow.benchmarking.measurement import FILE, read_measurements
 from rectiflow.cli import main
 from rectiflow.rectify.settings import METHODS
 from rectiflow.study import Study
 from rectiflow.study_report import Result, markdown_table, write_study
 from rectiflow_images import SPEC
 from rectiflow_images.few_step import FEW_STEP
+from rectiflow_images.unet import UNet
 
 RESULTS = [
     Result("teacher", "teacher", "euler-1", 1, 650_000, 100.0, {"fd_digitsnet": 200.0}, 0.1),
@@ -35,6 +38,18 @@ def test_the_study_names_methods_and_entries_that_exist() -> None:
         assert math.isclose(sum(stage.share for stage in entry.stages), 1.0) or not entry.stages
     bar, sampler = FEW_STEP.bar
     assert sampler in next(entry.samplers for entry in FEW_STEP.entries if entry.name == bar)
+
+
+def test_the_slim_student_has_at_most_a_quarter_of_the_teachers_parameters() -> None:
+    (slim,) = (entry for entry in FEW_STEP.entries if entry.name == "slim_flow")
+    given = dict(text.split("=") for text in slim.stages[0].settings)
+    sizes = {key.removeprefix("model."): int(value) for key, value in given.items() if key.startswith("model.")}
+    teacher, student = (
+        sum(parameter.numel() for parameter in UNet(1, 8, 10, **size, generator=torch.Generator()).parameters())
+        for size in ({}, sizes)
+    )
+    assert teacher == 653_601
+    assert 0.2 * teacher < student <= 0.25 * teacher
 
 
 def test_table_figure_and_page(tmp_path: Path) -> None:
@@ -81,6 +96,9 @@ def test_it_runs_and_continues(
     place = tmp_path / "runs/images/few-step"
     spent = json.loads((place / "cpu_seconds.json").read_text())
     assert {"teacher", "pairs", "instaflow", "shortcut", "phased", "evaluation"} <= spent.keys()
+    recorded = read_measurements(tmp_path / "runs/bench/few-step" / FILE)
+    assert {entry.cell["entry"] for entry in recorded} == {"teacher", "boss", "instaflow", "shortcut", "phased"}
+    assert all(entry.command.startswith("rectiflow evaluate images") for entry in recorded)
     rows = json.loads((place / "results.json").read_text())["rows"]
     assert {(row["sampler"], row["nfe"]) for row in rows if row["entry"] == "shortcut"} == {
         ("jump-1", 1),

@@ -7,7 +7,8 @@ from rectiflow.study import Entry, Stage, Study
 JUMPS = ("jump-1", "jump-2", "jump-4")
 LAYERS = "method.layers=[middle.0,middle.1]"
 SLOW = "model.time_scale=10"  # the teacher's time embedding waves fast, which would rule the derivatives in time
-SMALL = ("fresh=true", "model.width=16", "model.head_width=32")
+ENDS = "times=u_shaped"  # of two uniform times, 2 in 100 are within a tenth of both ends, between which one step jumps
+SMALL = ("fresh=true", "model.width=15", "model.head_width=30")  # at 16 it would have 0.263 of the parameters
 
 FEW_STEP = Study(
     summary="few-step students of one digit generator, at equal cost",
@@ -39,10 +40,14 @@ FEW_STEP = Study(
         Entry(
             "slim_flow",
             "SlimFlow, a quarter of the size",
-            (Stage("slim_flow", SMALL, share=0.7), Stage("guided_distillation", share=0.3)),
+            (
+                Stage("slim_flow", (*SMALL, "method.annealing.steps=300", f"method.{ENDS}"), share=0.6),
+                Stage("guided_distillation", share=0.4),
+            ),
             ("euler-1",),
             pairs=True,
         ),
+        Entry("one_step", "distillation of the pairs", (Stage("one_step"),), ("euler-1",), pairs=True),
         Entry(
             "phased",
             "straightened on BOSS's grid",
@@ -52,20 +57,24 @@ FEW_STEP = Study(
         Entry(
             "marginal_transport",
             "MDT-dist",
-            (Stage("marginal_transport", (SLOW,)),),
+            (Stage("marginal_transport", (SLOW, "training.batch=64")),),  # of both of its terms, so 128 samples in all
             ("euler-1", "reinterpolate-2", "reinterpolate-4"),
         ),
-        Entry("mean_flow", "MeanFlow", (Stage("mean_flow", (SLOW,)),), JUMPS),
+        # A teacher's velocity is met from the start where r = t: at power 1 those samples would count for many that jump.
+        Entry("mean_flow", "MeanFlow", (Stage("mean_flow", (SLOW, f"method.{ENDS}", "method.power=0.5")),), JUMPS),
         Entry(
             "dm1",
             "MeanFlow + dispersive (DM1)",
-            (Stage("dispersive", (LAYERS, SLOW)),),
+            (Stage("dispersive", (LAYERS, SLOW, f"method.base.{ENDS}", "method.base.power=0.5", "method.weight=0.1")),),
             JUMPS,
         ),
-        Entry("shortcut", "shortcut model", (Stage("shortcut", ("method.bootstrap=0.75",)),), JUMPS),
-        Entry("flow_map", "flow map (Lagrangian)", (Stage("flow_map", (SLOW,)),), JUMPS),
+        Entry("shortcut", "shortcut model", (Stage("shortcut", ("method.bootstrap=0.75", "method.levels=4")),), JUMPS),
+        Entry("flow_map", "flow map (Lagrangian)", (Stage("flow_map", (SLOW, f"method.{ENDS}")),), JUMPS),
         Entry(
-            "flow_turbo", "FlowTurbo", (Stage("flow_turbo", ("model.refiner=8",)),), ("flow_turbo-4", "flow_turbo-13")
+            "flow_turbo",
+            "FlowTurbo",
+            (Stage("flow_turbo", ("model.refiner=8", "method.reach=0.25")),),
+            ("flow_turbo-4", "flow_turbo-13"),  # 4 and 10 evaluations of the flow
         ),
     ),
 )
