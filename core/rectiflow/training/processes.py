@@ -29,8 +29,16 @@ class _MixedInside(MixedPrecision):
         return data
 
 
+def fast_bfloat16() -> bool:
+    """Whether this processor multiplies numbers of bfloat16 itself; where it has to imitate it, float32 is faster."""
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
 def start_fabric(options: TrainingOptions) -> Fabric:
     """Fabric for these options, its processes launched; under torchrun the counts are torchrun's.
+
+    On a processor without arithmetic in bfloat16, `precision=bf16-mixed` stands for 32-true; a line says so.
 
     Raises:
         ConfigError: the accelerator is not there, or has fewer devices than asked for.
@@ -47,7 +55,12 @@ def start_fabric(options: TrainingOptions) -> Fabric:
         )
     if devices * nodes > 1:
         strategy = "ddp"
-    mixed = options.precision == "bf16-mixed"
+    precision = options.precision
+    if precision == "bf16-mixed" and not cuda and not fast_bfloat16():
+        precision = "32-true"
+        if os.environ.get("RANK", "0") == "0":
+            print("this processor has no bfloat16 arithmetic, so training is in float32 (training.precision=32-true)")
+    mixed = precision == "bf16-mixed"
     with warnings.catch_warnings():
         # Training on the CPU of a machine with a GPU is a choice made in the options.
         warnings.filterwarnings("ignore", message="GPU available but not used")
@@ -56,7 +69,7 @@ def start_fabric(options: TrainingOptions) -> Fabric:
             devices=devices,
             num_nodes=nodes,
             strategy=strategy,
-            precision=None if mixed else options.precision,  # type: ignore[arg-type]  # validated against the same names
+            precision=None if mixed else precision,  # type: ignore[arg-type]  # validated against the same names
             plugins=[_MixedInside("bf16-mixed", "cuda" if cuda else "cpu")] if mixed else None,
         )
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and not torch.distributed.is_initialized():

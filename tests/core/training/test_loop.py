@@ -437,6 +437,21 @@ def test_spaces_and_other_alphabets_in_the_path(tiny: ModuleType, tmp_path: Path
     assert load_weights(folder).keys() == tiny.TinyTask().network.state_dict().keys()
 
 
+def test_without_bfloat16_arithmetic_training_is_in_float32(
+    tiny: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx512_f": True})
+    asked, plain = (
+        fit(Regression(), tiny.TinyData(), tiny.small_options(precision=precision))
+        for precision in ("bf16-mixed", "32-true")
+    )
+    assert all(torch.equal(asked.ema[name], plain.ema[name]) for name in plain.ema)
+    assert capsys.readouterr().out.count("no bfloat16 arithmetic") == 1
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64", "bf16": True})
+    fit(Regression(), tiny.TinyData(), tiny.small_options(precision="bf16-mixed", steps=1))
+    assert "no bfloat16 arithmetic" not in capsys.readouterr().out
+
+
 def test_bf16_trains_close_to_float32_and_keeps_float32_weights(tiny: ModuleType) -> None:
     options = {"steps": 300, "batch": 32, "learning_rate": 0.1}
     fitted = fit(Regression(), tiny.TinyData(), tiny.small_options(precision="bf16-mixed", **options))
@@ -444,8 +459,9 @@ def test_bf16_trains_close_to_float32_and_keeps_float32_weights(tiny: ModuleType
     torch.testing.assert_close(fitted.network.weight, torch.tensor([[3.0, -1.0]]), atol=0.1, rtol=0)
 
 
-def test_bf16_is_inside_the_network_only(tiny: ModuleType) -> None:
+def test_bf16_is_inside_the_network_only(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Times and places go in with all their digits."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     seen = []
     task = Regression()
     task.network.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
