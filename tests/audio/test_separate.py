@@ -23,6 +23,7 @@ from rectiflow.errors import MissingDependency
 from rectiflow_audio import asking, separate, separation_report
 from rectiflow_audio.asking import file_names, find_run
 from rectiflow_audio.encoder import SoundTextEncoder
+from rectiflow_audio.layout import ASKED
 from rectiflow_audio.metrics import si_sdr
 from rectiflow_audio.rendering import parse_spans, span_gate
 from rectiflow_audio.representation import Spectra
@@ -34,13 +35,13 @@ RATE = 44100
 class Splitter:
     """Extracts what is below 1 kHz for the query "low", and what is above for any other."""
 
-    spectra, text, stems, device = Spectra(), HashedEncoder(), 2, "cpu"
+    spectra, text, layout, device = Spectra(), HashedEncoder(), ASKED, "cpu"
 
     def queries(self, texts: list[str]) -> Tensor:
         return self.text.encode(texts).pooled
 
     def noise_shape(self, batch: int, samples: int) -> tuple[int, ...]:
-        return batch, self.stems, 2, self.spectra.bins, self.spectra.frames(samples)
+        return batch, 2, 2, self.spectra.bins, self.spectra.frames(samples)
 
     def extract(self, mixture: Tensor, query: Tensor, *, noise: Tensor, **options: object) -> Tensor:
         assert noise.shape == self.noise_shape(*mixture.shape)

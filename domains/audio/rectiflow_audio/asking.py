@@ -14,6 +14,7 @@ from rectiflow.errors import ConfigError, DataError
 from rectiflow.runs import CONFIG_FILE, read_config
 from rectiflow_audio.encoder import STAGE, SoundTextEncoder, best_of, exemplar_query, load_encoder, presence
 from rectiflow_audio.files import read_sound
+from rectiflow_audio.layout import Layout
 from rectiflow_audio.representation import SAMPLE_RATE
 from rectiflow_audio.resampling import regrouped
 from rectiflow_audio.separating import Extract
@@ -28,11 +29,14 @@ _LISTENING = 10 * SAMPLE_RATE
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be extracted: a name for files, a text for people, and the model's query (S, D), of each stem."""
+    """What is to be extracted: a name for files, a text for people, and the model's query (S, D), of each stem.
+
+    Without queries these are the stems of a model that is asked nothing.
+    """
 
     names: list[str]
     texts: list[str]
-    queries: Tensor
+    queries: Tensor | None
 
 
 def requested(
@@ -71,6 +75,19 @@ def requested(
             raise DataError(f"exemplar={path}: {error}") from error
     described = [*texts, *(f"like {path.name}" for path in exemplars)]
     return Request(file_names([*texts, *(path.stem for path in exemplars)]), described, torch.cat(queries))
+
+
+def all_parts(layout: Layout, texts: Sequence[str], exemplars: Sequence[Path]) -> Request:
+    """All stems of a model that is asked nothing.
+
+    Raises:
+        ConfigError: it is asked something.
+    """
+    if texts or exemplars:
+        raise ConfigError(
+            f"this run is asked nothing, it takes a mixture apart into {', '.join(layout.names)}: leave out query and exemplar"
+        )
+    return Request([name.replace(" ", "_") for name in layout.names], list(layout.names), None)
 
 
 def check_query(key: str, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -13,12 +13,14 @@ from torch import Tensor
 from rectiflow.batch import Batch, Cond
 from rectiflow.cache import cache_folder
 from rectiflow.conditions import take
-from rectiflow.errors import DataError
+from rectiflow.errors import ConfigError, DataError
 from rectiflow.training.randomness import stream_seed
 from rectiflow_audio.library import LibrarySounds
-from rectiflow_audio.mixing import Mixture, Mixtures
-from rectiflow_audio.representation import Spectra, to_level
+from rectiflow_audio.mixing import MixtureItem, Mixtures, MixtureSeries
+from rectiflow_audio.parts import DrawParts, PartsMixtures, Unasked
+from rectiflow_audio.representation import Representation, to_level
 from rectiflow_audio.sounds import PooledSounds, Sounds, SyntheticSounds
+from rectiflow_audio.speakers import LibrarySpeakers, Speakers, SyntheticSpeakers, mixed_voices
 from rectiflow_audio.stems import StemTracks
 from rectiflow_audio.text import TextEncoder
 
@@ -26,20 +28,18 @@ EPOCH = 1 << 20
 """How many of the endless training mixtures count as an epoch."""
 JITTER = 6.0
 """dB by which the level of a training mixture differs from `LEVEL`, either way."""
+MOST_SPEAKERS = 5
+"""Orders of so many stems are still tried one by one."""
 
 
 @dataclass(frozen=True)
 class Mixes:
     """Mixtures to train on and mixtures held out, of sounds that share no recording."""
 
-    train: Mixtures
-    held_out: Mixtures
-    paraphrased: Mixtures
-
-    @property
-    def sounds(self) -> Sounds:
-        """The single sounds."""
-        return self.train.sounds
+    train: MixtureSeries
+    held_out: MixtureSeries
+    paraphrased: MixtureSeries
+    sounds: Sounds
 
 
 def synthetic(pool: float, **mixing: object) -> Mixes:
@@ -77,6 +77,38 @@ def tracks(path: str, stems: Sequence[str], **mixing: object) -> Mixes:
     return mixes(StemTracks(path, stems), **mixing)  # type: ignore[arg-type]
 
 
+def speakers(path: str, kind: str, speakers: int, pool: float, snr: Sequence[float], **series: Any) -> Mixes:
+    """Mixtures of several voices, none of which is asked for; see `SpeakersSettings`.
+
+    Raises:
+        ConfigError: fewer than two speakers, or more than there are.
+        DataError: see `LibrarySpeakers`.
+    """
+    if not 2 <= speakers <= MOST_SPEAKERS:
+        raise ConfigError(f"data.speakers={speakers} is not allowed: 2 to {MOST_SPEAKERS}")
+    voices: Speakers = LibrarySpeakers(path, kind) if path else SyntheticSpeakers(pool)
+    draw = partial(mixed_voices, voices, speakers, (float(snr[0]), float(snr[1])))
+    return _in_parts(draw, (kind,) * speakers, **series)
+
+
+def fixed_stems(path: str, stems: Sequence[str], shuffled: float, **series: Any) -> Mixes:
+    """Mixtures of all stems of music, none of which is asked for; see `FixedStemsSettings`.
+
+    Raises:
+        ConfigError: a share `shuffled` outside [0, 1], or see `StemTracks`.
+        DataError: see `StemTracks`.
+    """
+    if not 0 <= shuffled <= 1:
+        raise ConfigError(f"data.shuffled={shuffled} is not allowed: a share in [0, 1]")
+    return _in_parts(partial(StemTracks(path, stems).remixed, shuffled), tuple(stems), **series)
+
+
+def _in_parts(draw: DrawParts, kinds: tuple[str, ...], *, seconds: float, held_out: int, seed: int, text: str) -> Mixes:
+    """Endless training mixtures and `held_out` others; the encoder `text` has nothing to say here."""
+    kept = PartsMixtures(draw, kinds, seconds, seed, count=held_out, split="validation")
+    return Mixes(PartsMixtures(draw, kinds, seconds, seed), kept, kept, Unasked(tuple(dict.fromkeys(kinds))))
+
+
 def mixes(
     sounds: Sounds,
     *,
@@ -101,6 +133,7 @@ def mixes(
         Mixtures(sounds, seconds, absent=absent, **rules),
         Mixtures(sounds, seconds, **kept),
         Mixtures(sounds, seconds, held_out=True, **kept),
+        sounds,
     )
 
 
@@ -127,9 +160,9 @@ def told(text: TextEncoder, texts: Sequence[str], tokens: bool) -> Cond:
 
 
 class TrainingMixtures:
-    """Training mixtures by number, as batches of x1 (B, 2, 2, F, N) with `waves` (B, 2, T) beside them."""
+    """Training mixtures by number, as batches of states x1 (B, K, ...) with `waves` (B, K, T) beside them."""
 
-    def __init__(self, mixtures: Mixtures, spectra: Spectra, captions: Captions) -> None:
+    def __init__(self, mixtures: MixtureSeries, spectra: Representation, captions: Captions) -> None:
         self.mixtures = mixtures
         self.spectra = spectra
         self.captions = captions
@@ -140,48 +173,67 @@ class TrainingMixtures:
     def __getitems__(self, indices: list[int]) -> Batch:
         """The mixtures with these numbers, each at a level of its own."""
         chosen = [self.mixtures[index] for index in indices]
-        waves = stems(chosen) * torch.stack([self._jitter(index) for index in indices])[:, None, None]
-        x1, mixture = encoded(waves, self.spectra)
-        cond = {"mixture": mixture, **self.captions([mixture.caption for mixture in chosen])}
+        waves = jittered(stems(chosen), self.mixtures.seed, indices)
+        x1, heard = encoded(waves, self.spectra)
+        cond = {**heard, **self.captions([mixture.caption for mixture in chosen])}
         return Batch(x1=x1, cond=cond, extra={"waves": waves})
 
-    def _jitter(self, index: int) -> Tensor:
-        generator = torch.Generator().manual_seed(stream_seed(self.mixtures.seed, "level", index))
-        return 10 ** (JITTER * (2 * torch.rand((), generator=generator) - 1) / 20)
+
+class Waves:
+    """Mixtures by number, as batches of the waveforms of their stems: x1 (B, K, T)."""
+
+    def __init__(self, mixtures: MixtureSeries) -> None:
+        self.mixtures = mixtures
+
+    def __len__(self) -> int:
+        return self.mixtures.count or EPOCH
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """The mixtures with these numbers, each at a level of its own."""
+        chosen = [self.mixtures[index] for index in indices]
+        return Batch(x1=jittered(stems(chosen), self.mixtures.seed, indices))
 
 
 class HeldOut:
-    """Mixtures of one series, all of them made once: `waves` (count, 2, T) of their stems at `LEVEL`, and what was asked for."""
+    """Mixtures of one series, all of them made once: `waves` (count, K, T) of their stems at `LEVEL`, and what was asked for."""
 
-    def __init__(self, mixtures: Mixtures, spectra: Spectra, captions: Captions) -> None:
+    def __init__(self, mixtures: MixtureSeries, spectra: Representation, captions: Captions) -> None:
         self.mixtures = mixtures
         self.spectra = spectra
         self.captions = captions
 
     @cached_property
-    def items(self) -> list[Mixture]:
+    def items(self) -> list[MixtureItem]:
         """The mixtures."""
         return [self.mixtures[index] for index in range(len(self.mixtures))]
 
     @cached_property
     def waves(self) -> Tensor:
-        """Target and residual of each."""
+        """The stems of each."""
         return stems(self.items)
 
     def conditions(self, numbers: Tensor) -> Cond:
         """What the flow is told of the mixtures with these numbers (B,), and `item`, the numbers."""
-        mixture = self.spectra.encode(self.waves[numbers].sum(1))[:, None]
+        heard = self.spectra.hear(self.waves[numbers].sum(1))
         asked = self.captions([self.items[number].caption for number in numbers.tolist()])
-        return {"mixture": mixture, **asked, "item": numbers}
+        return {**heard, **asked, "item": numbers}
 
 
-def stems(mixtures: Sequence[Mixture]) -> Tensor:
-    """Target and residual (B, 2, T) of mixtures, brought to `LEVEL` together."""
-    waves = torch.stack([torch.stack([mixture.target, mixture.residual]) for mixture in mixtures])
+def stems(mixtures: Sequence[MixtureItem]) -> Tensor:
+    """Stems (B, K, T) of mixtures, brought to `LEVEL` together."""
+    waves = torch.stack([mixture.parts for mixture in mixtures])
     return waves * to_level(waves.sum(1))[:, None]
 
 
-def encoded(waves: Tensor, spectra: Spectra) -> tuple[Tensor, Tensor]:
-    """Spectra (B, K, 2, F, N) of stems (B, K, T), and (B, 1, 2, F, N) of their sum."""
-    both = spectra.encode(torch.cat([waves, waves.sum(1, keepdim=True)], dim=1))
-    return both[:, :-1], both[:, -1:]
+def jittered(waves: Tensor, seed: int, numbers: Sequence[int]) -> Tensor:
+    """Stems (B, K, T) of the mixtures with these numbers, each mixture louder or softer by up to `JITTER` dB."""
+    gains = []
+    for number in numbers:
+        generator = torch.Generator().manual_seed(stream_seed(seed, "level", number))
+        gains.append(10 ** (JITTER * (2 * torch.rand((), generator=generator) - 1) / 20))
+    return waves * torch.stack(gains)[:, None, None]
+
+
+def encoded(waves: Tensor, spectra: Representation) -> tuple[Tensor, Cond]:
+    """States (B, K, ...) of stems (B, K, T), and what a flow is told of their sum."""
+    return spectra.encode(waves), spectra.hear(waves.sum(1))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
@@ -18,28 +19,35 @@ from rectiflow.drawing import Drawn
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Draw, Flow
 from rectiflow.records import Metric, Reference
+from rectiflow.spaces.euclidean import Euclidean
 from rectiflow.training.batches import Dataset
 from rectiflow.training.loop import Task
-from rectiflow_audio.data import Captions, HeldOut, Mixes, TrainingMixtures, encoded, stems, told
+from rectiflow_audio.data import Captions, HeldOut, Mixes, TrainingMixtures, Waves, stems, told
 from rectiflow_audio.encoder_training import encoder_stage
 from rectiflow_audio.evaluating import false_extraction, figures, improvement, listed
 from rectiflow_audio.files import write
-from rectiflow_audio.flow import NULL, ConsistentStart, Start, consistent
+from rectiflow_audio.flow import NULL, ConsistentStart, Start
+from rectiflow_audio.latent_network import LatentUNet
+from rectiflow_audio.layout import layout_of
 from rectiflow_audio.losses import Objective, distortion_loss
-from rectiflow_audio.oracles import ideal_ratio_mask, mixture_baseline
+from rectiflow_audio.mel_latent import MelLatent
+from rectiflow_audio.oracles import ideal_ratio_masks
+from rectiflow_audio.permutations import UnorderedStems, best_arranged
 from rectiflow_audio.pictures import strip
 from rectiflow_audio.players import listening_page
-from rectiflow_audio.representation import SAMPLE_RATE, Spectra
+from rectiflow_audio.representation import SAMPLE_RATE, Representation, Spectra
 from rectiflow_audio.text import TextEncoder, text_encoder
 
-STEMS = ("target", "residual")
 SHOWN = 6
 CONTROLS = 48
 """Mixtures that the controls are computed on."""
 
 
 class Audio(Domain):
-    """What a query names in a mixture, and what remains: spectra (B, 2, 2, F, N), conditioned on mixture and query."""
+    """What a mixture is made of, conditioned on it: what a query names and what remains, or all of its parts.
+
+    States are spectra (B, K, 2, F, N), or codes of them; K = 2 where a query is asked.
+    """
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -47,18 +55,25 @@ class Audio(Domain):
             raise ConfigError(
                 f"predicts={config.predicts} is not allowed for audio; the network estimates the stems: predicts=data"
             )
-        self.spectra: Spectra = self.create(config.spectra)
+        self.layout = layout_of(config.data)
         self.start: Start = self.create(config.source)
         self.objective: Objective = self.create(config.objective)
-        if isinstance(self.start, ConsistentStart) and not self.spectra.linear:
-            raise ConfigError(
-                f"source=consistent needs spectra that add up; spectra.exponent is {self.spectra.exponent}: use spectra=linear"
-            )
+        self._representation: Representation = self.create(config.spectra)
+        if isinstance(self.start, ConsistentStart) and not self._representation.linear:
+            raise ConfigError("source=consistent needs spectra that add up, and these do not: use spectra=linear")
+
+    @cached_property
+    def spectra(self) -> Representation:
+        """What states are; an autoencoder in it is trained, or found."""
+        if isinstance(self._representation, MelLatent):
+            key = OmegaConf.to_yaml(self.config.data, sort_keys=True)
+            self._representation.fit(lambda: Waves(self.mixes.train), key)
+        return self._representation
 
     @property
     def stems(self) -> int:
         """Stems K of a state."""
-        return len(STEMS)
+        return len(self.layout.names)
 
     @cached_property
     def text(self) -> TextEncoder:
@@ -94,11 +109,21 @@ class Audio(Domain):
         return TrainingMixtures(mixtures, self.spectra, self.captions)
 
     def network(self, generator: torch.Generator) -> nn.Module:
-        """The configured network."""
+        """The configured network.
+
+        Raises:
+            ConfigError: one for other states than `config.spectra`.
+        """
+        latent = self.config.model._target_.endswith(f".{LatentUNet.__name__}")
+        if latent != isinstance(self._representation, MelLatent):
+            raise ConfigError(
+                f"model._target_={self.config.model._target_} is not for these states: use model=latent with "
+                "spectra=mel_latent, and neither without the other"
+            )
         network: nn.Module = self.create(
             self.config.model,
             stems=self.stems,
-            spectra=self.spectra,
+            spectra=self._representation,
             query_width=self.text.dim,
             generator=generator,
         )
@@ -107,12 +132,22 @@ class Audio(Domain):
     def flow(self, network: Callable[..., Any]) -> Flow:
         """The network's estimate of the stems as a flow from the configured start."""
         interpolant = self.create(self.config.interpolant)
-        return self.flow_of(self.start.read(network, interpolant), source=self.start, null=NULL)
+        read = self.start.read(network, interpolant, stems=self.stems, power=self._representation.power)
+        space = Euclidean() if self.layout.ordered else UnorderedStems()
+        return self.flow_of(read, source=self.start, null=NULL, space=space)
 
     def conditions(self, count: int, generator: torch.Generator, **request: Any) -> Cond:
-        """The first `count` held-out mixtures, over again where there are fewer; asked for `query` instead, if given."""
+        """The first `count` held-out mixtures, over again where there are fewer; asked for `query` instead, if given.
+
+        Raises:
+            ConfigError: a query, where all parts are wanted.
+        """
         cond = self.held_out.conditions(torch.arange(count) % len(self.mixes.held_out))
-        if "query" in request:
+        if request.get("query") is not None:
+            if not self.layout.asked:
+                raise ConfigError(
+                    f"this run is asked nothing: it gives {', '.join(self.layout.names)}; leave out query"
+                )
             texts = [request["query"]] if isinstance(request["query"], str) else list(request["query"])
             asked = told(self.text, [str(text) for text in texts], self.told_words)
             cond |= take(asked, torch.arange(count) % len(texts))
@@ -122,17 +157,16 @@ class Audio(Domain):
         """New mixtures of training sounds."""
         numbers = torch.randint(1 << 62, (count,), generator=generator)
         chosen = [self.mixes.train[int(number)] for number in numbers]
-        _, mixture = encoded(stems(chosen), self.spectra)
         asked = self.captions([mixture.caption for mixture in chosen])
-        return {"mixture": mixture, **asked, "item": numbers}
+        return {**self.spectra.hear(stems(chosen).sum(1)), **asked, "item": numbers}
 
     def picture_conditions(self, generator: torch.Generator) -> tuple[int, Cond]:
         """The first few held-out mixtures."""
         return SHOWN, self.conditions(SHOWN, generator)
 
     def sample_shape(self, count: int, cond: Cond) -> Shape:
-        """(count, K, 2, F, N)."""
-        return count, self.stems, 2, self.spectra.bins, self.spectra.frames(self.samples)
+        """(count, K, 2, F, N), or that of codes."""
+        return count, self.stems, *self._representation.shape(self.samples)
 
     @property
     def samples(self) -> int:
@@ -143,52 +177,80 @@ class Audio(Domain):
         """Waveforms (B, K, T) of states, which sum to the mixture."""
         if isinstance(x, dict):
             raise ConfigError(f"stems are one tensor; got components {sorted(x)}")
-        return consistent(self.spectra.decode(x, self.samples), self.spectra.decode(cond["mixture"], self.samples))
+        return self.spectra.waves(x, cond, self.samples)
+
+    def truth(self, cond: Cond, waves: Tensor) -> Tensor:
+        """True waveforms (B, K, T) of held-out mixtures, in the order that suits estimates (B, K, T) where there is none."""
+        truth = self.held_out.waves[cond["item"]]
+        return truth if self.layout.ordered else best_arranged(truth, waves)
 
     def save(self, x: State, cond: Cond, folder: Path) -> list[Path]:
-        """Three WAV files a sample: the mixture, what was asked for, and the rest."""
-        mixture = self.spectra.decode(cond["mixture"][:, 0], self.samples)
+        """A WAV file of each mixture and one of each of its stems."""
+        mixture = self.spectra.heard(cond, self.samples)
         files = []
         for number, (whole, parts) in enumerate(zip(mixture, self.waves(x, cond), strict=True)):
-            for name, wave in zip(("mixture", *STEMS), (whole, *parts), strict=True):
-                files.append(folder / f"{number:05d}-{name}.wav")
+            for name, wave in zip(("mixture", *self.layout.names), (whole, *parts), strict=True):
+                files.append(folder / f"{number:05d}-{name.replace(' ', '_')}.wav")
                 write(files[-1], wave[None], SAMPLE_RATE)
         return files
 
     def picture(self, x: State, cond: Cond) -> Image.Image:
-        """A column a sample: spectrograms of the mixture, of what was asked for, of the rest, and of what it should be."""
-        truth, _ = encoded(self.held_out.waves[cond["item"]], self.spectra)
-        states = x if isinstance(x, Tensor) else truth
-        rows = [cond["mixture"][:, 0], states[:, 0], truth[:, 0], states[:, 1]]
-        return strip(torch.stack([self.spectra.magnitude(row) for row in rows], dim=1))
+        """A column a sample: spectrograms of the mixture, then of what was wanted and what it should be, and of the rest."""
+        waves, rows = self.waves(x, cond), [self.spectra.heard(cond, self.samples)]
+        truth = self.truth(cond, waves)
+        for stem in range(self.wanted):
+            rows += [waves[:, stem], truth[:, stem]]
+        rows += list(waves[:, self.wanted :].unbind(1))
+        shown = Spectra()
+        return strip(torch.stack([shown.magnitude(shown.encode(row)) for row in rows], dim=1))
 
     def view(self, x: State, cond: Cond) -> str:
-        """A page to listen: the mixture, what was asked for, the rest, and what it should be."""
-        mixture = self.spectra.decode(cond["mixture"][:, 0], self.samples)
-        truth = self.held_out.waves[cond["item"]]
-        rows = []
-        for number, (whole, parts, true) in enumerate(zip(mixture, self.waves(x, cond), truth, strict=True)):
+        """A page to listen: the mixture, what was wanted and what it should be, and the rest."""
+        mixture, waves = self.spectra.heard(cond, self.samples), self.waves(x, cond)
+        names, rows = self.layout.names, []
+        for number, (whole, parts, true) in enumerate(zip(mixture, waves, self.truth(cond, waves), strict=True)):
             item = self.held_out.items[int(cond["item"][number])]
-            sounds = [("mixture", whole), (STEMS[0], parts[0]), (STEMS[1], parts[1]), ("true target", true[0])]
-            rows.append((f"{item.caption} (of {', '.join(item.kinds)})", sounds))
+            sounds = [("mixture", whole), *zip(names, parts, strict=True)]
+            sounds += [(f"true {name}", wave) for name, wave in zip(names[: self.wanted], true, strict=False)]
+            rows.append((f"{item.caption} (of {', '.join(item.kinds)})".strip(), sounds))
         return listening_page("Separated mixtures", rows, SAMPLE_RATE)
+
+    @property
+    def wanted(self) -> int:
+        """Stems that are judged: the first, which was asked for, or all."""
+        return 1 if self.layout.asked else self.stems
 
     @property
     def metrics(self) -> Sequence[Metric]:
         """Improvement of the distortion ratio first."""
-        return listed(self.mixes.sounds.kinds)
+        return listed(self.mixes.sounds.kinds, self.layout.asked)
 
     def evaluate(self, x: State, cond: Cond) -> dict[str, float]:
         """Figures of separated held-out mixtures."""
-        numbers = cond["item"]
-        kinds = [self.held_out.items[number].kind for number in numbers.tolist()]
-        return figures(self.waves(x, cond), self.held_out.waves[numbers], kinds)
+        return self._figures(self.waves(x, cond), cond["item"])
+
+    def _figures(self, waves: Tensor, numbers: Tensor) -> dict[str, float]:
+        """Figures of the wanted ones of stems (B, K, T) of the held-out mixtures with these numbers (B,)."""
+        truth, count = self.truth({"item": numbers}, waves), self.wanted
+        mixture = truth.sum(1, keepdim=True).expand(-1, count, -1)
+        kinds = [kind for number in numbers.tolist() for kind in self._kinds(number)]
+        levels = [self.held_out.items[number].snr for number in numbers.tolist()] if self.layout.asked else []
+        return figures(
+            waves[:, :count].flatten(0, 1), truth[:, :count].flatten(0, 1), mixture.flatten(0, 1), kinds, levels
+        )
+
+    def _kinds(self, number: int) -> tuple[str, ...]:
+        """What the wanted stems of a held-out mixture are."""
+        item = self.held_out.items[number]
+        return (item.kind,) if self.layout.asked else item.kinds
 
     def measure(
         self, solve: Callable[[State, Cond], Drawn], x0: State, cond: Cond, seed: int
     ) -> tuple[Drawn, dict[str, float]]:
         """Figures, and on a few mixtures controls: asked in new words, for another of their sounds, for what is not there."""
         drawn, found = super().measure(solve, x0, cond, seed)
+        if not self.layout.asked:
+            return drawn, found
         few = torch.arange(min(CONTROLS, len(cond["item"])))
         part, truth = take(cond, few), self.held_out.waves[cond["item"][:CONTROLS]]
         start = x0[: len(few)] if isinstance(x0, Tensor) else x0
@@ -224,21 +286,25 @@ class Audio(Domain):
         """The ideal ratio mask as the floor, the mixture itself as the baseline."""
         numbers = torch.arange(count) % len(self.mixes.held_out)
         truth = self.held_out.waves[numbers]
-        kinds = [self.held_out.items[number].kind for number in numbers.tolist()]
-        best, least = ideal_ratio_mask(truth[:, 0], truth[:, 1]), mixture_baseline(truth.sum(1))
+        mixture = truth.sum(1, keepdim=True).expand_as(truth)
         return [
-            Reference("floor", "ideal ratio mask", count, figures(best, truth, kinds)),
-            Reference("baseline", "the mixture itself", count, figures(least, truth, kinds)),
+            Reference("floor", "ideal ratio mask", count, self._figures(ideal_ratio_masks(truth), numbers)),
+            Reference("baseline", "the mixture itself", count, self._figures(mixture, numbers)),
         ]
 
     def stage(self, name: str) -> tuple[Task, Dataset]:
-        """What may be trained beside the flow: `encoder`, of sounds and texts into one space.
+        """What may be trained beside the flow: `encoder`, of sounds and texts into one space; `autoencoder`, of mel latents.
 
         Raises:
-            ConfigError: another name.
+            ConfigError: another name, an autoencoder without mel latents, or an encoder where nothing is asked.
         """
-        if name != "encoder":
-            raise ConfigError(f"stage {name!r} is unknown to audio; allowed: flow, encoder")
+        if name == "autoencoder" and isinstance(self._representation, MelLatent):
+            return self._representation.stage(Waves(self.mixes.held_out)), Waves(self.mixes.train)
+        if name != "encoder" or not self.layout.asked:
+            raise ConfigError(
+                f"stage {name!r} is unknown to audio with these settings; allowed: flow, encoder (where queries are asked), and "
+                "autoencoder (with spectra=mel_latent)"
+            )
         data = self.config.data
         return encoder_stage(self.mixes.sounds, self.text, data.seconds, data.seed)
 
@@ -248,4 +314,7 @@ class Audio(Domain):
             return {}
         # Stored pairs bring no waveforms.
         reference = batch.extra["waves"] if "waves" in batch.extra else self.waves(draw.x1, draw.cond)
-        return {"distortion": self.objective.si_sdr * distortion_loss(self.waves(prediction, draw.cond), reference)}
+        waves = self.waves(prediction, draw.cond)
+        if not self.layout.ordered:
+            reference = best_arranged(reference, waves)
+        return {"distortion": self.objective.si_sdr * distortion_loss(waves, reference)}

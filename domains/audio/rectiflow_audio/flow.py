@@ -13,6 +13,7 @@ from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.interpolants import Interpolant, Linear
 from rectiflow.sources import Gaussian, Source
+from rectiflow_audio.representation import POWER, consistent
 
 NULL = {"query": 0.0, "tokens": 0.0}
 """What stands for no query."""
@@ -21,18 +22,14 @@ Network = Callable[..., Tensor]
 """`network(x, t, mixture, query)`, stems x (B, K, 2, F, N) and mixture (B, 1, 2, F, N): its estimate of the stems."""
 
 
-POWER = 0.06
-"""Variance of a stem's spectra at `representation.LEVEL`, about."""
-
-
 class Start(Source, Protocol):
     """The law of x0, and what a network means that was trained from there."""
 
     def place(self, noise: Tensor, mixture: Tensor) -> Tensor:
         """x0 (B, K, 2, F, N) for standard normal noise of its shape and a mixture (B, 1, 2, F, N)."""
 
-    def read(self, network: Network, interpolant: Interpolant) -> Network:
-        """The network's estimate of the stems, made to fit the start."""
+    def read(self, network: Network, interpolant: Interpolant, *, stems: int = 2, power: float = POWER) -> Network:
+        """The network's estimate of the K `stems`, whose states have this power, made to fit the start."""
 
 
 class MixtureStart(Gaussian):
@@ -46,9 +43,9 @@ class MixtureStart(Gaussian):
         """The mixture plus noise."""
         return mixture + self.sigma * noise
 
-    def read(self, network: Network, interpolant: Interpolant) -> Network:
+    def read(self, network: Network, interpolant: Interpolant, *, stems: int = 2, power: float = POWER) -> Network:
         """The network, shown what the state says beyond the mixture."""
-        return GuessingNetwork(network, interpolant, 1.0, self.sigma)
+        return GuessingNetwork(network, interpolant, 1.0, self.sigma, power)
 
 
 class NoiseStart(Gaussian):
@@ -62,9 +59,9 @@ class NoiseStart(Gaussian):
         """The noise at its level."""
         return self.sigma * noise
 
-    def read(self, network: Network, interpolant: Interpolant) -> Network:
+    def read(self, network: Network, interpolant: Interpolant, *, stems: int = 2, power: float = POWER) -> Network:
         """The network, shown what the state says of the stems."""
-        return GuessingNetwork(network, interpolant, 0.0, self.sigma)
+        return GuessingNetwork(network, interpolant, 0.0, self.sigma, power)
 
 
 class ConsistentStart:
@@ -93,9 +90,10 @@ class ConsistentStart:
         """The mixture's share plus the part of the noise that sums to 0."""
         return consistent(self.sigma * noise, mixture)
 
-    def read(self, network: Network, interpolant: Interpolant) -> Network:
+    def read(self, network: Network, interpolant: Interpolant, *, stems: int = 2, power: float = POWER) -> Network:
         """The network, shown what the state says beyond its share, its estimate moved to the nearest that sums to the mixture."""
-        return SummingNetwork(GuessingNetwork(network, interpolant, 0.5, 0.5**0.5 * self.sigma))
+        share = 1 / stems
+        return SummingNetwork(GuessingNetwork(network, interpolant, share, (1 - share) ** 0.5 * self.sigma, power))
 
 
 class RegressionStart:
@@ -111,7 +109,7 @@ class RegressionStart:
         """The mixture."""
         return mixture.expand_as(noise)
 
-    def read(self, network: Network, interpolant: Interpolant) -> Network:
+    def read(self, network: Network, interpolant: Interpolant, *, stems: int = 2, power: float = POWER) -> Network:
         """The network at time 0, where no state has said anything."""
         return RegressionNetwork(network)
 
@@ -124,11 +122,13 @@ class GuessingNetwork(nn.Module):
     noise alone would have to be learnt to be overlooked, and at the start the network is what a regression is.
     """
 
-    def __init__(self, network: Network, interpolant: Interpolant, mean: float, sigma: float) -> None:
+    def __init__(
+        self, network: Network, interpolant: Interpolant, mean: float, sigma: float, power: float = POWER
+    ) -> None:
         super().__init__()
         self.network = network
         self.interpolant = interpolant
-        self.mean, self.sigma = mean, sigma
+        self.mean, self.sigma, self.power = mean, sigma, power
 
     def forward(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
         """The estimate (B, K, 2, F, N)."""
@@ -138,7 +138,7 @@ class GuessingNetwork(nn.Module):
         """Stems (B, K, 2, F, N) as states x of that shape at times t (B,) tell them."""
         path = self.interpolant.coefficients(t).expand_to(x)
         told = x - path.s * self.mean * mixture
-        return POWER * path.a / (POWER * path.a.square() + (self.sigma * path.s).square()) * told
+        return self.power * path.a / (self.power * path.a.square() + (self.sigma * path.s).square()) * told
 
 
 class SummingNetwork(nn.Module):
@@ -165,13 +165,8 @@ class RegressionNetwork(nn.Module):
         return self.network(torch.zeros_like(x), torch.zeros_like(t), **cond)
 
 
-def consistent(stems: Tensor, mixture: Tensor) -> Tensor:
-    """Stems (B, K, ...) with what they lack of the mixture (B, 1, ...) shared equally among them."""
-    return stems + (mixture / stems.shape[1] - stems.mean(1, keepdim=True))
-
-
 def separation_flow(network: Network, start: Start, interpolant: Interpolant | None = None, **traits: Any) -> Flow:
-    """A network that estimates stems as a flow from a start; `traits` are further `Flow` fields."""
+    """A network that estimates two stems' spectra as a flow from a start; `traits` are further `Flow` fields."""
     path = interpolant or Linear()
     return Flow(
         start.read(network, path),

@@ -44,17 +44,7 @@ class LibrarySounds:
             raise ConfigError(f"data.speed={speed} is not allowed: 0 to 12 semitones")
         self.speed = speed
         root = Path(path).expanduser()
-        listed, base = _listed(root)
-        readable, skipped = [], []
-        for recording in listed:
-            found = open_clip(base / recording.path)
-            if isinstance(found, str):
-                skipped.append(f"{recording.path} ({found})")
-            else:
-                readable.append((recording, found))
-        if skipped:
-            shown = "; ".join(skipped[:8]) + (f" and {len(skipped) - 8} more" if len(skipped) > 8 else "")
-            _log.warning("left out %d of %d files of %s: %s", len(skipped), len(listed), root, shown)
+        listed, readable = _read(root)
         wanted = sorted({recording.kind for recording in listed})
         self.kinds = tuple(kind for kind in wanted if any(recording.kind == kind for recording, _ in readable))
         if len(self.kinds) < 2 or len(self.kinds) < len(wanted):
@@ -95,6 +85,39 @@ class LibrarySounds:
         if kind in REAL:
             return (REAL_PARAPHRASES if held_out else REAL)[kind]
         return from_name(kind)[1 if held_out else 0]
+
+
+def read_recordings(path: str | Path, kind: str) -> list[tuple[Recording, Clip]]:
+    """The recordings of one kind of a library that can be read, each with its split; those that cannot are named in a warning.
+
+    Raises:
+        DataError: see `LibrarySounds`; or nothing of this kind.
+    """
+    root = Path(path).expanduser()
+    listed, readable = _read(root)
+    clips = {recording.path: clip for recording, clip in readable if recording.kind == kind}
+    members = [recording for recording, _ in readable if recording.kind == kind]
+    if not members:
+        kinds = ", ".join(sorted({recording.kind for recording in listed}))
+        raise DataError(f"{root} has no readable sound of kind {kind!r}; there are {kinds}: set data.kind")
+    assigned = members if all(recording.split for recording in members) else assign_splits(members)
+    return [(recording, clips[recording.path]) for recording in assigned]
+
+
+def _read(root: Path) -> tuple[list[Recording], list[tuple[Recording, Clip]]]:
+    """What a library lists, and what of it can be read."""
+    listed, base = _listed(root)
+    readable, skipped = [], []
+    for recording in listed:
+        found = open_clip(base / recording.path)
+        if isinstance(found, str):
+            skipped.append(f"{recording.path} ({found})")
+        else:
+            readable.append((recording, found))
+    if skipped:
+        shown = "; ".join(skipped[:8]) + (f" and {len(skipped) - 8} more" if len(skipped) > 8 else "")
+        _log.warning("left out %d of %d files of %s: %s", len(skipped), len(listed), root, shown)
+    return listed, readable
 
 
 def _listed(root: Path) -> tuple[list[Recording], Path]:

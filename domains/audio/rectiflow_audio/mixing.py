@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,47 @@ from rectiflow_audio.sounds import Sounds, checked_split
 from rectiflow_audio.synthesis import RATE, levelled
 
 _LEVEL = 0.1  # root mean square of the louder part before the peak is limited
+
+
+class MixtureItem(Protocol):
+    """A mixture whose parts are known."""
+
+    @property
+    def parts(self) -> Tensor:
+        """Its stems (K, samples), which sum to it."""
+        ...
+
+    @property
+    def caption(self) -> str:
+        """The phrase that asks for the first part; "" where nothing is asked."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """What the first part is."""
+        ...
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Everything in the mixture."""
+        ...
+
+    @property
+    def snr(self) -> float:
+        """dB of the first part above the others; NaN where it does not stand out."""
+        ...
+
+
+class MixtureSeries(Protocol):
+    """Mixtures by number, each of `samples`, endlessly many or `count`; number i is a function of (seed, split, i)."""
+
+    seed: int
+    samples: int
+    count: int | None
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> MixtureItem: ...
 
 
 class Mixture(NamedTuple):
@@ -30,6 +71,11 @@ class Mixture(NamedTuple):
     caption: str
     snr: float
     kinds: tuple[str, ...]
+
+    @property
+    def parts(self) -> Tensor:
+        """Target and residual (2, samples)."""
+        return torch.stack([self.target, self.residual])
 
 
 def mix(

@@ -74,22 +74,100 @@ class Context(nn.Module):
         return result
 
 
-class SpectralUNet(nn.Module):
+class UNet(nn.Module):
+    """A U-Net over a map of places, steered by time and query; what places are shown and answer is its subclasses' matter.
+
+    Each level of `widths` after the first halves both axes, and has `blocks` blocks on the way down and on the way up. All
+    places of the last level attend to each other.
+
+    Args:
+        inputs: numbers that a place is shown as.
+        outputs: numbers that it answers.
+        rows: places along the frequencies, a multiple of 2^(levels - 1).
+        profile: numbers that the query alone says, 0 at first.
+        query_width: D of the queries.
+        widths: channels of each level.
+        blocks: a level, down and up.
+        heads: of the attention; four times their number divides the last width.
+        until: whether the network gives averages over steps, `forward(…, until=r)`.
+        generator: of the first weights.
+
+    Raises:
+        ConfigError: a width that heads do not divide.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        rows: int,
+        profile: int,
+        query_width: int,
+        widths: Sequence[int],
+        blocks: int,
+        heads: int,
+        until: bool,
+        *,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.multiple = 2 ** (len(widths) - 1)
+        condition = 2 * widths[0]
+        self.time = ConditionEmbedding(condition, until=until, generator=generator)
+        self.query = linear(query_width, condition, generator=generator)
+        self.input = linear(inputs, widths[0], generator=generator)
+        self.places = nn.ParameterList(
+            0.5 * torch.randn(rows // 2**level, 1, width, generator=generator) for level, width in enumerate(widths)
+        )
+
+        def stack(width: int) -> Stack:
+            return Stack(width, condition, blocks, generator=generator)
+
+        self.down = nn.ModuleList(stack(width) for width in widths)
+        self.up = nn.ModuleList(stack(width) for width in widths[:-1])
+        pairs = list(itertools.pairwise(widths))
+        self.narrow = nn.ModuleList(linear(4 * a, b, generator=generator) for a, b in pairs)
+        self.widen = nn.ModuleList(linear(b, 4 * a, generator=generator) for a, b in pairs)
+        self.context = Context(widths[-1], heads, generator=generator)
+        self.last = stack(widths[-1])
+        self.modulation = linear(condition, 2 * widths[0], generator=generator)
+        self.profile = linear(query_width, profile, generator=generator, zero=True)
+        self.output = linear(widths[0], outputs, generator=generator, zero=True)
+
+    def condition(self, t: Tensor, query: Tensor, until: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What steers the blocks (B, condition), and what the query alone says (B, profile), at times t (B,)."""
+        # Queries have unit length; an entry should have unit variance, as other inputs do.
+        asked = query * query.shape[-1] ** 0.5
+        return F.silu(self.time(t, until=until) + self.query(asked)), self.profile(asked)
+
+    def trunk(self, places: Tensor, condition: Tensor) -> Tensor:
+        """What the U-Net answers to places (B, H, W, inputs), W a `multiple`: (B, H, W, outputs)."""
+        x = self.input(places)
+        skips = []
+        for level, stack in enumerate(self.down):
+            if level:
+                x = self.narrow[level - 1](rearrange(x, "b (h p) (w q) c -> b h w (p q c)", p=2, q=2))
+            x = stack(x + self.places[level], condition)
+            skips.append(x)
+        x = self.last(self.context(x), condition)
+        for level in reversed(range(len(self.up))):
+            x = skips[level] + rearrange(self.widen[level](x), "b h w (p q c) -> b (h p) (w q) c", p=2, q=2)
+            x = self.up[level](x, condition)
+        result: Tensor = self.output(F.silu(modulated(x, self.modulation(condition))))
+        return result
+
+
+class SpectralUNet(UNet):
     """Estimates stems as masks on the mixture plus a gated part of what the state tells of them; see `Masking`.
 
-    Patches of `patch` (bands, frames) are the first level's places; each further level of `widths` halves both axes and has
-    `blocks` blocks on the way down and on the way up. All places of the last level attend to each other. Any number of frames
-    will do.
+    Patches of `patch` (bands, frames) are the first level's places. Any number of frames will do.
 
     Args:
         stems: K.
         spectra: of the stems.
         query_width: D of the queries.
         patch: bands and frames a patch.
-        widths: channels of each level.
-        blocks: a level, down and up.
-        heads: of the attention; four times their number divides the last width.
-        until: whether the network gives averages over steps, `forward(…, until=r)`.
+        widths, blocks, heads, until: see `UNet`.
         generator: of the first weights.
 
     Raises:
@@ -109,36 +187,26 @@ class SpectralUNet(nn.Module):
         *,
         generator: torch.Generator,
     ) -> None:
-        super().__init__()
-        self.masking = Masking(stems, spectra.bins, patch)
-        bands, coarsest = self.masking.bands, self.masking.tall * 2 ** (len(widths) - 1)
-        if bands % coarsest:
+        masking = Masking(stems, spectra.bins, patch)
+        coarsest = masking.tall * 2 ** (len(widths) - 1)
+        if masking.bands % coarsest:
             raise ConfigError(
                 f"model.patch={list(patch)} with {len(widths)} levels needs a multiple of {coarsest} bands; "
-                f"there are {bands}: use another patch or fewer widths"
+                f"there are {masking.bands}: use another patch or fewer widths"
             )
-        condition = 2 * widths[0]
-        self.time = ConditionEmbedding(condition, until=until, generator=generator)
-        self.query = linear(query_width, condition, generator=generator)
-        self.input = linear(self.masking.inputs, widths[0], generator=generator)
-        rows = bands // self.masking.tall
-        self.places = nn.ParameterList(
-            0.5 * torch.randn(rows // 2**level, 1, width, generator=generator) for level, width in enumerate(widths)
+        super().__init__(
+            masking.inputs,
+            masking.outputs,
+            masking.bands // masking.tall,
+            stems * masking.bands,
+            query_width,
+            widths,
+            blocks,
+            heads,
+            until,
+            generator=generator,
         )
-
-        def stack(width: int) -> Stack:
-            return Stack(width, condition, blocks, generator=generator)
-
-        self.down = nn.ModuleList(stack(width) for width in widths)
-        self.up = nn.ModuleList(stack(width) for width in widths[:-1])
-        pairs = list(itertools.pairwise(widths))
-        self.narrow = nn.ModuleList(linear(4 * a, b, generator=generator) for a, b in pairs)
-        self.widen = nn.ModuleList(linear(b, 4 * a, generator=generator) for a, b in pairs)
-        self.context = Context(widths[-1], heads, generator=generator)
-        self.last = stack(widths[-1])
-        self.modulation = linear(condition, 2 * widths[0], generator=generator)
-        self.profile = linear(query_width, stems * bands, generator=generator, zero=True)
-        self.output = linear(widths[0], self.masking.outputs, generator=generator, zero=True)
+        self.masking = masking
 
     def forward(
         self,
@@ -159,27 +227,9 @@ class SpectralUNet(nn.Module):
             item: which mixture it is, for those who evaluate; not looked at.
             until: (B,), for a network of averages.
         """
-        # Queries have unit length; an entry should have unit variance, as other inputs do.
-        asked = query * query.shape[-1] ** 0.5
-        condition = F.silu(self.time(t, until=until) + self.query(asked))
-        patches = self.masking.patches(x, mixture, multiple=2 ** (len(self.down) - 1))
-        return self.masking.estimate(x, mixture, patches, self.trunk(patches, condition), self.profile(asked))
-
-    def trunk(self, patches: Tensor, condition: Tensor) -> Tensor:
-        """What the U-Net answers to patches (B, H, W, inputs): (B, H, W, outputs)."""
-        x = self.input(patches)
-        skips = []
-        for level, stack in enumerate(self.down):
-            if level:
-                x = self.narrow[level - 1](rearrange(x, "b (h p) (w q) c -> b h w (p q c)", p=2, q=2))
-            x = stack(x + self.places[level], condition)
-            skips.append(x)
-        x = self.last(self.context(x), condition)
-        for level in reversed(range(len(self.up))):
-            x = skips[level] + rearrange(self.widen[level](x), "b h w (p q c) -> b (h p) (w q) c", p=2, q=2)
-            x = self.up[level](x, condition)
-        result: Tensor = self.output(F.silu(modulated(x, self.modulation(condition))))
-        return result
+        condition, profile = self.condition(t, query, until)
+        patches = self.masking.patches(x, mixture, multiple=self.multiple)
+        return self.masking.estimate(x, mixture, patches, self.trunk(patches, condition), profile)
 
 
 def modulated(x: Tensor, modulation: Tensor) -> Tensor:

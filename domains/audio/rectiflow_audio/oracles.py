@@ -26,6 +26,12 @@ def ideal_ratio_mask(target: Tensor, residual: Tensor, size: int = 1024, hop: in
     return torch.stack([masked, target + residual - masked], dim=-2)
 
 
+def ideal_ratio_masks(stems: Tensor) -> Tensor:
+    """Estimates (B, K, T) of stems (B, K, T), each by the ideal ratio mask between it and all others."""
+    whole = stems.sum(1, keepdim=True)
+    return ideal_ratio_mask(stems, whole - stems)[..., 0, :]
+
+
 def mixture_baseline(mixture: Tensor) -> Tensor:
     """Estimates (..., 2, T) of target and residual that are both the mixture (..., T) itself."""
     return torch.stack([mixture, mixture], dim=-2)

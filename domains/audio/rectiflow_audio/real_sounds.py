@@ -82,7 +82,7 @@ def fetch_real_sounds() -> Path:
                 "run apt-get update, check the network, and fetch again"
             )
         write_manifest(recordings, folder / MANIFEST)
-        _write_attribution(recordings, folder / ATTRIBUTION)
+        write_attribution(recordings, folder / ATTRIBUTION)
         for line in table(recordings):
             say(line)
         for package in unpacked:
@@ -224,7 +224,8 @@ def table(recordings: Sequence[Recording]) -> list[str]:
     return lines
 
 
-def _write_attribution(recordings: Sequence[Recording], path: Path) -> None:
+def write_attribution(recordings: Sequence[Recording], path: Path) -> None:
+    """Write which packages recordings come from, with their licences."""
     rows = sorted({(recording.package, recording.version, recording.licence) for recording in recordings})
     counts = Counter(recording.package for recording in recordings)
     lines = ["# Where these sounds come from", "", "Changed: one channel, 16 kHz, ends cut, peak levelled.", ""]

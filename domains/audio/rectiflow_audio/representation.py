@@ -1,12 +1,14 @@
-"""Spectra: the amplitude-compressed complex short-time Fourier transform, which has an exact inverse."""
+"""What states are: by default amplitude-compressed complex short-time Fourier transforms, which have an exact inverse."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from rectiflow.batch import Cond
 from rectiflow.errors import ConfigError
 
 SAMPLE_RATE = 16000
@@ -15,6 +17,47 @@ LEVEL = 0.1
 SILENCE = 1e-5
 """Root mean square (-100 dBFS) below which a waveform counts as silent and is left as it is."""
 SMALLEST = 1e-8
+POWER = 0.06
+"""Variance of a stem's spectra at `LEVEL`, about."""
+
+
+class Representation(Protocol):
+    """How waveforms are written as what a flow carries: stems (B, K, *shape) and, as a condition, their mixture."""
+
+    @property
+    def hop(self) -> int:
+        """Samples between frames, the last axis of a state."""
+        ...
+
+    @property
+    def linear(self) -> bool:
+        """Whether states of sums are sums of states."""
+        ...
+
+    @property
+    def power(self) -> float:
+        """Variance of a stem's state at `LEVEL`, about."""
+        ...
+
+    def shape(self, samples: int) -> tuple[int, ...]:
+        """Of one stem of so many samples, 1 + samples // hop frames last."""
+        ...
+
+    def encode(self, wave: Tensor) -> Tensor:
+        """States (..., *shape) of waveforms (..., T)."""
+        ...
+
+    def hear(self, mixture: Tensor) -> Cond:
+        """What a flow is told of mixtures (B, T): `mixture` (B, 1, *shape), and whatever else `waves` needs."""
+        ...
+
+    def heard(self, cond: Cond, length: int) -> Tensor:
+        """The mixtures (B, length) that these conditions tell of."""
+        ...
+
+    def waves(self, states: Tensor, cond: Cond, length: int) -> Tensor:
+        """Waveforms (B, K, length) of states (B, K, *shape), which sum to the mixture."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,9 +102,30 @@ class Spectra:
         """Whether spectra of sums are sums of spectra."""
         return self.exponent == 1
 
+    @property
+    def power(self) -> float:
+        """Variance of a stem's spectra at `LEVEL`, about."""
+        return POWER
+
     def frames(self, samples: int) -> int:
         """Frames N of so many samples."""
         return 1 + samples // self.hop
+
+    def shape(self, samples: int) -> tuple[int, ...]:
+        """(2, F, N)."""
+        return 2, self.bins, self.frames(samples)
+
+    def hear(self, mixture: Tensor) -> Cond:
+        """`mixture` (B, 1, 2, F, N)."""
+        return {"mixture": self.encode(mixture)[:, None]}
+
+    def heard(self, cond: Cond, length: int) -> Tensor:
+        """The mixtures (B, length) of their spectra."""
+        return self.decode(cond["mixture"][:, 0], length)
+
+    def waves(self, states: Tensor, cond: Cond, length: int) -> Tensor:
+        """Waveforms (B, K, length) of spectra, with what they lack of the mixture shared equally."""
+        return consistent(self.decode(states, length), self.heard(cond, length)[:, None])
 
     def encode(self, wave: Tensor) -> Tensor:
         """Spectra (..., 2, F, N) of waveforms (..., T), T at least 1 and N = 1 + T // hop."""
@@ -93,6 +157,11 @@ class Spectra:
 
     def _window(self, like: Tensor) -> Tensor:
         return torch.hann_window(self.n_fft, dtype=like.dtype, device=like.device)
+
+
+def consistent(stems: Tensor, mixture: Tensor) -> Tensor:
+    """Stems (B, K, ...) with what they lack of the mixture (B, 1, ...) shared equally among them."""
+    return stems + (mixture / stems.shape[1] - stems.mean(1, keepdim=True))
 
 
 def to_level(mixture: Tensor) -> Tensor:

@@ -15,10 +15,20 @@ from torch import Tensor
 
 from rectiflow.domain import DomainSpec
 from rectiflow.errors import ConfigError, StorageError
-from rectiflow_audio.asking import Request, best_extract, check_query, find_encoder, find_run, presences, requested
+from rectiflow_audio.asking import (
+    Request,
+    all_parts,
+    best_extract,
+    check_query,
+    find_encoder,
+    find_run,
+    presences,
+    requested,
+)
 from rectiflow_audio.encoder import SoundTextEncoder
 from rectiflow_audio.extracting import Extractor, load_extractor
 from rectiflow_audio.files import Survey, read_blocks, survey
+from rectiflow_audio.layout import Layout
 from rectiflow_audio.rendering import parse_spans, render, replay, spool
 from rectiflow_audio.representation import LEVEL, SAMPLE_RATE
 from rectiflow_audio.resampling import resampled
@@ -44,8 +54,12 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
             "there is no trained audio run under runs/audio; train one with `rectiflow demo audio`, or give its folder: run=…"
         )
     extractor = load_extractor(folder, config.weights)
-    encoder = find_encoder(config.encoder, extractor.text)
-    request = requested(config.query, [Path(path) for path in config.exemplar], extractor.text, encoder)
+    encoder, exemplars = find_encoder(config.encoder, extractor.text), [Path(path) for path in config.exemplar]
+    if extractor.layout.asked:
+        request = requested(config.query, exemplars, extractor.text, encoder)
+    else:
+        request = all_parts(extractor.layout, config.query, exemplars)
+    _check_references(config, extractor.layout, len(request.names))
     separator, segments = _separator(extractor, encoder, config), _segments(extractor, config)
     out = Path(config.out) if config.out else Path("separated") / mixture.path.stem
     try:
@@ -60,10 +74,9 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
             _separated(mixture, gain, separator, request, segments, config.seed), len(request.names), out, stack
         )
         plays = [partial(replay, file, mixture.channels) for file in spooled]
-        heard = [
-            None if encoder is None else presences(encoder, play(), query)
-            for play, query in zip(plays, request.queries, strict=True)
-        ]
+        heard: list[float | None] = [None] * len(plays)
+        if encoder is not None and request.queries is not None:
+            heard = [presences(encoder, play(), query) for play, query in zip(plays, request.queries, strict=True)]
         stems, picture, level = render(
             mixture,
             plays,
@@ -126,7 +139,9 @@ def _separator(extractor: Extractor, encoder: SoundTextEncoder | None, config: D
                 "train one: rectiflow train audio stage=encoder name=encoder"
             )
         return Separator(best_extract(once, encoder), (config.candidates, *shape), SAMPLE_RATE, extractor.spectra.hop)
-    return Separator(once, shape, SAMPLE_RATE, extractor.spectra.hop)
+    layout = extractor.layout
+    kept = 1 if layout.asked else len(layout.names)
+    return Separator(once, shape, SAMPLE_RATE, extractor.spectra.hop, kept, unordered=not layout.ordered)
 
 
 def _segments(extractor: Extractor, config: DictConfig) -> Segments:
@@ -159,10 +174,16 @@ def _check(config: DictConfig) -> None:
             f"format={config.format} with encoding={config.encoding} is not allowed: wav with pcm16, pcm24 or float, "
             "or flac with pcm16 or pcm24"
         )
-    stems = len(config.query) + len(config.exemplar)
+
+
+def _check_references(config: DictConfig, layout: Layout, stems: int) -> None:
+    if config.reference and not layout.ordered:
+        raise ConfigError(
+            f"reference= cannot be compared with {', '.join(layout.names)}, which have no order; leave it out"
+        )
     if len(config.reference) > stems:
         raise ConfigError(
-            f"{len(config.reference)} references were given for {stems} queries; give one a query, in their order"
+            f"{len(config.reference)} references were given for {stems} stems; give one a stem, in their order"
         )
 
 

@@ -11,6 +11,8 @@ from omegaconf import MISSING
 class SeparateSettings:
     """`rectiflow separate audio mix.wav query="a dog barking" query=rain`: a file for each query, and one for what remains.
 
+    A run of speakers or of fixed stems is asked nothing, and gives a file for each of them.
+
     `run` is by default the newest audio run under runs/, and `encoder` the newest of stage=encoder: it says whether the stems
     hold what was asked for, chooses the best of `candidates` attempts at each segment (of two or more `steps`, before which
     all are the same), and finds more of the like of `exemplar`, a sound file, as a query of its own. `negative` is a text to

@@ -70,9 +70,8 @@ def announce(mixture: Survey, run: Path, extractor: Extractor, config: DictConfi
         print(f"  note: {remark}")
     if mixture.rate != SAMPLE_RATE:
         print(f"  the model works at {SAMPLE_RATE} Hz: {band_of(mixture.rate)}")
-    print(
-        f"{run}: queries by {extractor.text.name}, {steps}{guided}, seed {config.seed}, {extractor.device}", flush=True
-    )
+    asked = f"queries by {extractor.text.name}" if extractor.layout.asked else ", ".join(extractor.layout.names)
+    print(f"{run}: {asked}, {steps}{guided}, seed {config.seed}, {extractor.device}", flush=True)
 
 
 def described(mixture: Survey) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from rectiflow.training.options import TrainingOptions
+
 
 @dataclass
 class MixingSettings:
@@ -68,6 +70,46 @@ class TracksSettings(MixingSettings):
 
 
 @dataclass
+class SeriesSettings:
+    """How many mixtures are held out, and how long all are, where nothing is asked for and every part is wanted."""
+
+    seconds: float = 1.016
+    held_out: int = 256
+    seed: int = 0
+    text: str = "none"
+
+
+@dataclass
+class SpeakersSettings(SeriesSettings):
+    """Mixtures of `speakers` voices, to be told apart without a query.
+
+    Synthetic ones by default, `pool` seconds of them; with `path`, a folder or manifest, those of its `kind`, whose `group` is
+    the speaker. Each further voice lies `snr` dB (from, to) above the first.
+    """
+
+    _target_: str = "rectiflow_audio.data.speakers"
+    path: str = ""
+    kind: str = "speech"
+    speakers: int = 2
+    pool: float = 1200.0
+    snr: list[float] = field(default_factory=lambda: [-5.0, 5.0])
+
+
+@dataclass
+class FixedStemsSettings(SeriesSettings):
+    """Music into all of its `stems` at once, from folders as those of MUSDB18.
+
+    A share `shuffled` of the mixtures to train on takes every stem from a track of its own.
+    """
+
+    _target_: str = "rectiflow_audio.data.fixed_stems"
+    path: str = MISSING
+    stems: list[str] = field(default_factory=lambda: ["vocals", "drums", "bass", "other"])
+    shuffled: float = 0.5
+    seconds: float = 2.032
+
+
+@dataclass
 class UNetSettings:
     """Convolutional U-Net over patches of the spectrogram, steered by time and query in every block."""
 
@@ -91,6 +133,17 @@ class TinySettings(UNetSettings):
     """The same, small enough for tests."""
 
     widths: list[int] = field(default_factory=lambda: [32, 64])
+
+
+@dataclass
+class LatentSettings:
+    """The same U-Net over the codes of mel latents, 3.0 M parameters; with spectra=mel_latent."""
+
+    _target_: str = "rectiflow_audio.latent_network.LatentUNet"
+    widths: list[int] = field(default_factory=lambda: [96, 160, 224])
+    blocks: int = 1
+    heads: int = 4
+    until: bool = False
 
 
 @dataclass
@@ -170,6 +223,29 @@ class LinearSpectraSettings(SpectraSettings):
 
 
 @dataclass
+class MelLatentSettings:
+    """Codes of log-mel spectrograms by a small autoencoder, decoded by masking the mixture (FlowSep's states).
+
+    Its training comes first: `stage=autoencoder` and `run`, its folder, or by itself when it is needed.
+    """
+
+    _target_: str = "rectiflow_audio.mel_latent.MelLatent"
+    size: int = 1024
+    hop: int = 160
+    mels: int = 64
+    channels: int = 8
+    width: int = 96
+    blocks: int = 2
+    kl: float = 1e-3
+    run: str = ""
+    training: TrainingOptions = field(
+        default_factory=lambda: TrainingOptions(
+            steps=800, batch=8, optimizer="muon", learning_rate=2e-3, warmup=50, ema=0.99, precision="bf16-mixed"
+        )
+    )
+
+
+@dataclass
 class ObjectiveSettings:
     """Weights of what is asked of the estimate beside the flow's own loss: `si_sdr`, a dB of the sound's distortion ratio."""
 
@@ -189,11 +265,14 @@ DATA: dict[str, type] = {
     "real": RealSettings,
     "library": LibrarySettings,
     "tracks": TracksSettings,
+    "speakers": SpeakersSettings,
+    "fixed_stems": FixedStemsSettings,
 }
 MODELS: dict[str, type] = {
     "small": UNetSettings,
     "narrow": NarrowSettings,
     "tiny": TinySettings,
+    "latent": LatentSettings,
     "base": BandSettings,
     "conv_tasnet": ConvTasNetSettings,
 }
@@ -203,5 +282,9 @@ SOURCES: dict[str, type] = {
     "consistent": ConsistentStartSettings,
     "regression": RegressionStartSettings,
 }
-SPECTRA: dict[str, type] = {"compressed": SpectraSettings, "linear": LinearSpectraSettings}
+SPECTRA: dict[str, type] = {
+    "compressed": SpectraSettings,
+    "linear": LinearSpectraSettings,
+    "mel_latent": MelLatentSettings,
+}
 OBJECTIVES: dict[str, type] = {"waveform": ObjectiveSettings}

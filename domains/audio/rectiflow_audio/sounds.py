@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rectiflow.cache import cache_folder
-from rectiflow.errors import ConfigError, StorageError
+from rectiflow.errors import ConfigError
 from rectiflow.training.randomness import stream_seed
 from rectiflow_audio import generator as _generator
 from rectiflow_audio import synthesis, voices
 from rectiflow_audio.captions import SYNTHETIC, SYNTHETIC_PARAPHRASES
+from rectiflow_audio.kept import kept_tensors
 from rectiflow_audio.synthesis import RATE
 
 SPLITS = ("train", "validation", "test")
@@ -96,13 +94,23 @@ class PooledSounds:
         """A random excerpt (samples,) of a random clip, its polarity random."""
         if kind not in self.pools or checked_split(split) != "train" or samples > self.pools[kind].shape[1]:
             return self.sounds.draw(kind, samples, split, generator)
+        return self._cut(kind, int(torch.randint(len(self.pools[kind]), (), generator=generator)), samples, generator)
+
+    def different(self, kind: str, count: int, samples: int, split: str, generator: torch.Generator) -> Tensor:
+        """Random excerpts (count, samples) of different clips of a kind."""
+        if split != "train" or samples > self.pools[kind].shape[1] or count > len(self.pools[kind]):
+            return torch.stack([self.sounds.draw(kind, samples, split, generator) for _ in range(count)])
+        clips = torch.randperm(len(self.pools[kind]), generator=generator)[:count].tolist()
+        return torch.stack([self._cut(kind, clip, samples, generator) for clip in clips])
+
+    def _cut(self, kind: str, clip: int, samples: int, generator: torch.Generator) -> Tensor:
+        """A random excerpt of a clip; a new sound, should it be silent."""
         pool = self.pools[kind]
-        clip = int(torch.randint(len(pool), (), generator=generator))
         start = int(torch.randint(pool.shape[1] - samples + 1, (), generator=generator))
         excerpt = pool[clip, start : start + samples].float() / _FULL_SCALE
         if audible(excerpt):
             return excerpt if chance_sign(generator) else -excerpt
-        return self.sounds.draw(kind, samples, split, generator)
+        return self.sounds.draw(kind, samples, "train", generator)
 
     def captions(self, kind: str, held_out: bool = False) -> tuple[str, ...]:
         """Phrases that ask for a kind."""
@@ -136,26 +144,12 @@ def _pool(kind: str, clips: int, samples: int, seed: int) -> Tensor:
     for module in (_generator, voices, synthesis):
         digest.update(Path(str(module.__file__)).read_bytes())
     path = cache_folder("audio", "pools") / f"{kind}-{digest.hexdigest()[:16]}.safetensors"
-    if path.is_file():
-        try:
-            return load_file(path)["clips"]
-        except SafetensorError:
-            path.unlink()  # damaged: render it again below
-    rendered = torch.empty(clips, samples, dtype=torch.int16)
-    for index in range(clips):
-        own = torch.Generator().manual_seed(stream_seed(seed, "pool", kind, index))
-        rendered[index] = (_generator.synthesise(kind, samples, own) * _FULL_SCALE).round().to(torch.int16)
-    _keep(rendered, path)
-    return rendered
 
+    def render() -> dict[str, Tensor]:
+        rendered = torch.empty(clips, samples, dtype=torch.int16)
+        for index in range(clips):
+            own = torch.Generator().manual_seed(stream_seed(seed, "pool", kind, index))
+            rendered[index] = (_generator.synthesise(kind, samples, own) * _FULL_SCALE).round().to(torch.int16)
+        return {"clips": rendered}
 
-def _keep(rendered: Tensor, path: Path) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        save_file({"clips": rendered}, partial)
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"cannot keep rendered sounds at {path}: {error}; "
-            f"the cache must be writable and have {rendered.numel() * 2 / 1e6:.0f} MB free: point RECTIFLOW_CACHE elsewhere"
-        ) from error
+    return kept_tensors(path, render)["clips"]

@@ -78,6 +78,18 @@ class StemTracks:
         start = max(0.0, longest - samples / RATE) * float(torch.rand((), generator=generator, dtype=torch.float64))
         return torch.stack([read_clip(track[kind], start, samples) for kind in self.kinds])
 
+    def remixed(self, shuffled: float, samples: int, split: str, generator: torch.Generator) -> Tensor:
+        """The stems (K, samples) of a mixture: in step, but for a share `shuffled` of those to train on.
+
+        These take every stem from a track of its own, at a level of its own within 5 dB either way.
+        """
+        if split != "train" or float(torch.rand((), generator=generator)) >= shuffled:
+            return self.together(samples, split, generator)
+        gains = 10 ** ((10 * torch.rand(len(self.kinds), generator=generator) - 5) / 20)
+        return torch.stack(
+            [self.draw(kind, samples, split, generator) * gain for kind, gain in zip(self.kinds, gains, strict=True)]
+        )
+
     def draw(self, kind: str, samples: int, split: str, generator: torch.Generator) -> Tensor:
         """A random excerpt (samples,) of one stem of a random track.
 

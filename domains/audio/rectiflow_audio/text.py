@@ -182,8 +182,20 @@ def padded(rows: Sequence[tuple[Tensor, Tensor]]) -> Encoded:
     return Encoded(torch.stack([pooled for pooled, _ in rows]), tokens, mask)
 
 
+class NoText:
+    """For networks that are asked nothing: every text is one zero."""
+
+    name = "none"
+    dim = 1
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Zeros for B texts."""
+        count = len(texts)
+        return Encoded(torch.zeros(count, 1), torch.zeros(count, 1, 1), torch.ones(count, 1, dtype=torch.bool))
+
+
 def text_encoder(name: str) -> TextEncoder:
-    """The text encoder of a name: "minilm", "hashed", "flan-t5:FOLDER" or "clap:FOLDER" (with its tokenizer).
+    """The text encoder of a name: "minilm", "hashed", "none", "flan-t5:FOLDER" or "clap:FOLDER" (with its tokenizer).
 
     Raises:
         ConfigError: another name.
@@ -201,6 +213,8 @@ def text_encoder(name: str) -> TextEncoder:
     if name == "hashed":
         _log.warning("text is hashed: queries are understood by the words they share with training, not by meaning")
         return HashedEncoder()
+    if name == "none":
+        return NoText()
     kind, _, path = name.partition(":")
     if kind in LONGEST and path:
         own = Path(path).expanduser()
