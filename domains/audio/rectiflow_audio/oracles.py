@@ -1,4 +1,4 @@
-"""What separation can reach at most and at least: the ideal ratio mask, and the mixture taken for the answer."""
+"""What separation can reach at most: the ideal ratio mask."""
 
 from __future__ import annotations
 
@@ -30,8 +30,3 @@ def ideal_ratio_masks(stems: Tensor) -> Tensor:
     """Estimates (B, K, T) of stems (B, K, T), each by the ideal ratio mask between it and all others."""
     whole = stems.sum(1, keepdim=True)
     return ideal_ratio_mask(stems, whole - stems)[..., 0, :]
-
-
-def mixture_baseline(mixture: Tensor) -> Tensor:
-    """Estimates (..., 2, T) of target and residual that are both the mixture (..., T) itself."""
-    return torch.stack([mixture, mixture], dim=-2)

@@ -240,7 +240,7 @@ class MelLatentSettings:
     run: str = ""
     training: TrainingOptions = field(
         default_factory=lambda: TrainingOptions(
-            steps=800, batch=8, optimizer="muon", learning_rate=2e-3, warmup=50, ema=0.99, precision="bf16-mixed"
+            steps=1000, batch=4, optimizer="muon", learning_rate=2e-3, warmup=50, ema=0.99, precision="bf16-mixed"
         )
     )
 
