@@ -112,6 +112,27 @@ def test_a_network_is_shown_the_best_linear_guess(start: Any, t: float, generato
     assert slope == pytest.approx(1, abs=8 * (POWER / float(guess.square().mean()) / count) ** 0.5)
 
 
+@pytest.mark.parametrize("start", [MixtureStart(0.3), ConsistentStart(0.6)])
+@pytest.mark.parametrize("stems", [3, 5])
+def test_the_guess_knows_how_many_stems_there_are_and_their_power(
+    start: Any, stems: int, generator: torch.Generator
+) -> None:
+    shown: list[Tensor] = []
+
+    def spy(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        shown.append(x)
+        return x
+
+    shape, t = (4, stems, 2, 64, 48), 0.3
+    mixture = 5 * torch.randn(4, 1, 2, 64, 48, generator=generator)
+    x0 = start(shape, cond={"mixture": mixture}, generator=generator, device=torch.device("cpu"), dtype=torch.float32)
+    x1 = torch.randn(shape, generator=generator)
+    start.read(spy, Linear(), stems=stems, power=1.0)((1 - t) * x0 + t * x1, torch.full((4,), t), mixture=mixture)
+    (guess,) = shown
+    slope = float((guess * x1).sum() / guess.square().sum())
+    assert slope == pytest.approx(1, abs=8 * (1 / float(guess.square().mean()) / guess.numel()) ** 0.5)
+
+
 def test_the_guess_is_nothing_at_the_start_and_everything_at_the_end(generator: torch.Generator) -> None:
     network = GuessingNetwork(lambda x, t, **cond: x, Linear(), 1.0, 0.3)
     x, mixture = torch.randn(SHAPE, generator=generator), torch.randn(3, 1, 2, 256, 16, generator=generator)

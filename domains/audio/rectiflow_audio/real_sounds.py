@@ -82,7 +82,12 @@ def fetch_real_sounds() -> Path:
                 "run apt-get update, check the network, and fetch again"
             )
         write_manifest(recordings, folder / MANIFEST)
-        write_attribution(recordings, folder / ATTRIBUTION)
+        write_attribution(
+            recordings,
+            folder / ATTRIBUTION,
+            "Changed: one channel, 16 kHz, ends cut, peak levelled.",
+            "Authors and the full terms are in the folder licences, a file for each package.",
+        )
         for line in table(recordings):
             say(line)
         for package in unpacked:
@@ -224,14 +229,14 @@ def table(recordings: Sequence[Recording]) -> list[str]:
     return lines
 
 
-def write_attribution(recordings: Sequence[Recording], path: Path) -> None:
-    """Write which packages recordings come from, with their licences."""
+def write_attribution(recordings: Sequence[Recording], path: Path, changes: str, authors: str) -> None:
+    """Write which packages recordings come from, with their licences, what was done to them and who made them."""
     rows = sorted({(recording.package, recording.version, recording.licence) for recording in recordings})
     counts = Counter(recording.package for recording in recordings)
-    lines = ["# Where these sounds come from", "", "Changed: one channel, 16 kHz, ends cut, peak levelled.", ""]
+    lines = ["# Where these sounds come from", "", changes, ""]
     lines += ["| package | version | recordings | licence |", "|---|---|---|---|"]
     lines += [f"| {name} | {version} | {counts[name]} | {licence} |" for name, version, licence in rows]
-    lines += ["", "Authors and the full terms are in the folder licences, a file for each package.", ""]
+    lines += ["", authors, ""]
     path.write_text("\n".join(lines), encoding="utf-8")
 
 

@@ -99,14 +99,16 @@ def fetch_rendered_sounds(folder: Path | None = None) -> Path:
             say(f"going on without speech: {error}")
         recordings = assign_splits(recordings)
         write_manifest(recordings, target / MANIFEST)
-        write_attribution(recordings, target / ATTRIBUTION)
+        authors = "; ".join(package.attribution for package in packages)
+        changes = "Rendered: pieces played at random on the notes of the one, sentences spoken by the other."
+        write_attribution(recordings, target / ATTRIBUTION, changes, f"{authors}.")
         for line in table(recordings):
             say(line)
         return {
             "package": ", ".join(f"{package.name} {package.version}" for package in packages),
             "sha256": ", ".join(package.sha256 for package in packages),
             "licence": "; ".join(package.licence for package in packages),
-            "attribution": "; ".join(package.attribution for package in packages),
+            "attribution": authors,
         }
 
     return place(folder or cache_folder("audio") / "rendered-sounds", fill)
