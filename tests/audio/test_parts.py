@@ -101,6 +101,8 @@ def test_voices_lie_within_the_range_of_levels(voices: Path) -> None:
         levels = 10 * parts.square().mean(1).log10()
         assert abs(float(levels[1] - levels[0])) <= 5.01
         assert float(levels.max()) == pytest.approx(-20, abs=0.01)
+    levels = 10 * mixed_voices(speakers, 3, (4.0, 4.0), 4000, "train", seeded()).square().mean(1).log10()
+    assert torch.allclose(levels - levels[0], torch.tensor([0.0, 4.0, 4.0]), atol=0.01)
 
 
 def test_mixtures_are_functions_of_their_numbers(voices: Path) -> None:

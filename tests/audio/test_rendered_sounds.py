@@ -36,7 +36,7 @@ def listed(kind: bytes, *chunks: bytes) -> bytes:
 
 
 def soundfont(presets: list[tuple[int, int]]) -> bytes:
-    """Presets of one instrument: keys up to 80 are a looped tone of 500 Hz whose root is key 60; 90 and above a click that ends.
+    """Presets of one instrument: keys up to 84 are a looped tone of 500 Hz whose root is key 60; 90 and above a click that ends.
 
     Loud keys of 70 to 80 have a sample of their own, of 1000 Hz; soft ones are in a zone that is not to be taken.
     """
@@ -58,6 +58,7 @@ def soundfont(presets: list[tuple[int, int]]) -> bytes:
         [keys(0, 69), (53, 0)],
         [keys(70, 80), (44, 0 | 60 << 8), (53, 0)],
         [keys(70, 80), (44, 61 | 127 << 8), (53, 1)],
+        [keys(81, 84), (36, 0), (37, 200), (58, 81), (52, 1200), (53, 0)],
         [keys(90, 127), (54, 0), (53, 2)],
     ]
     inner = b"".join(struct.pack("<2H", *pair) for zone in zones for pair in zone)
@@ -104,6 +105,17 @@ def test_notes_have_the_pitch_of_their_keys_for_as_long_as_held(font: SoundFont,
     middle = note[1000:-2000]
     assert float(middle.abs().amax()) == pytest.approx(8000 / 32768, rel=0.05)
     assert float(note[-1]) == pytest.approx(0, abs=1e-3)
+
+
+def test_notes_decay_and_are_tuned_as_the_file_says(font: SoundFont) -> None:
+    """100 dB a second down to 20 dB below the peak; root 81 in place of 60, and 1200 cents up."""
+    note = font.note(0, 0, 81, 1.0)
+    assert note is not None
+    assert pitch_of(note[8000:]) == pytest.approx(1000, rel=2e-3)
+    peaks = [float(note[place - 80 : place + 80].abs().amax()) for place in (1600, 3000, 8000)]
+    assert 20 * np.log10(peaks[0] / 0.2441) == pytest.approx(-10, abs=0.8)
+    assert 20 * np.log10(peaks[1] / 0.2441) == pytest.approx(-18.75, abs=0.8)
+    assert 20 * np.log10(peaks[2] / 0.2441) == pytest.approx(-20, abs=0.3)
 
 
 def test_presets_keys_and_loops(font: SoundFont) -> None:
