@@ -81,6 +81,15 @@ class Rollout(NamedTuple):
             "steps": float(self.executed.sum()),
         }
 
+    def succeeded(self) -> Tensor:
+        """(T, N) bool, whether a chunk's episode ended with success in this rollout."""
+        following = torch.zeros_like(self.success[0])
+        found = []
+        for done, success in zip(reversed(self.done.unbind()), reversed(self.success.unbind()), strict=True):
+            following = torch.where(done, success, following)
+            found.append(following)
+        return torch.stack(found[::-1])
+
     def _returns(self) -> list[float]:
         running = torch.zeros_like(self.rewards[0])
         found: list[float] = []
@@ -146,4 +155,5 @@ def value(rollout: Rollout, critic: Critic, credit: Credit, scale: RewardScale) 
         values=values.flatten(),
         advantages=found.advantages.flatten(),
         returns=found.returns.flatten(),
+        succeeded=rollout.succeeded().flatten(),
     )

@@ -44,6 +44,14 @@ class PPOSettings:
 
 
 @dataclass
+class ImitationSettings:
+    """Weight of a one-step policy's distance, in nats, from its own successes, of which the last `capacity` chunks are kept."""
+
+    weight: float = 0.0
+    capacity: int = 6000
+
+
+@dataclass
 class ReinFlowSettings:
     """Clip of the chain's likelihood ratio (`reduction` sum) or of its root per element (mean, the published form)."""
 
@@ -118,6 +126,7 @@ class FinetuneSettings:
     noise: NoiseSettings = field(default_factory=NoiseSettings)
     credit: CreditSettings = field(default_factory=CreditSettings)
     ppo: PPOSettings = field(default_factory=PPOSettings)
+    imitation: ImitationSettings = field(default_factory=ImitationSettings)
     reinflow: ReinFlowSettings = field(default_factory=ReinFlowSettings)
     dppo: DPPOSettings = field(default_factory=DPPOSettings)
     fql: FQLSettings = field(default_factory=FQLSettings)

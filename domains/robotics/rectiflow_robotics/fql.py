@@ -81,7 +81,7 @@ class FQL:
         rate = float(self.options.rate)
         parameters = (self.network.parameters(), self.behaviour.parameters(), self.critic.parameters())
         self.optimizers = [torch.optim.Adam(list(group), rate) for group in parameters]
-        self.buffer = ReplayBuffer(int(self.options.capacity))
+        self.buffer = ReplayBuffer(Stored, int(self.options.capacity))
         self.environments = environments_of(
             self.domain.environment,
             int(config.envs),

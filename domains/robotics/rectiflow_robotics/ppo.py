@@ -17,6 +17,7 @@ from rectiflow.errors import ConfigError, NonFiniteError
 from rectiflow_robotics.advantages import explained_variance, normalised
 from rectiflow_robotics.chain import NoisyChain, Path, chain_kl, require_ratio_one
 from rectiflow_robotics.critic import Critic
+from rectiflow_robotics.imitation import Imitation
 
 LOG_RATIO_LIMIT = 20.0
 STOP_FACTOR = 1.5
@@ -46,13 +47,14 @@ def clipped_surrogate(log_ratio: Tensor, advantages: Tensor, clip: float | Tenso
 
 
 class Experience(NamedTuple):
-    """A rollout, flat: M chunks of actions with what came of them."""
+    """A rollout, flat: M chunks of actions with what came of them; `succeeded` says whether a chunk's episode did, in it."""
 
     observations: Tensor
     path: Path
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    succeeded: Tensor
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Learner:
         critic_optimizer: of the critic.
         clone: the chain as it was cloned, for the anchor; it does not learn.
         rate: the actor's learning rate as it was asked for.
+        imitation: what it learns from its own episodes that succeeded; None for nothing.
         skips: consecutive minibatches that were not finite.
     """
 
@@ -122,6 +125,7 @@ class Learner:
     critic_optimizer: torch.optim.Optimizer
     clone: NoisyChain
     rate: float
+    imitation: Imitation | None = None
     skips: int = 0
 
 
@@ -148,12 +152,14 @@ def update(
     advantages = normalised(experience.advantages, options.advantage_clip)
     acting = train_actor and advantages is not None
     before = [parameter.detach().clone() for parameter in _parameters(learner.actor_optimizer)] if acting else []
+    if learner.imitation is not None:
+        learner.imitation.remember(experience.observations, experience.path.states[:, -1], experience.succeeded)
     steps = 0
     for _ in range(options.epochs):
         order = torch.randperm(len(experience.values), generator=generator)
         for index in torch.split(order, options.minibatch):
             if acting and advantages is not None:
-                kl = _actor_step(learner, experience, advantages, index, objective, options, figures)
+                kl = _actor_step(learner, experience, advantages, index, objective, options, generator, figures)
                 acting = kl <= STOP_FACTOR * options.target_kl
                 steps += acting
             _critic_step(learner, experience, index, options, figures)
@@ -187,6 +193,7 @@ def _actor_step(
     index: Tensor,
     objective: Objective,
     options: PPO,
+    generator: torch.Generator,
     figures: dict[str, list[float]],
 ) -> float:
     """One step; returns the divergence before it, infinite where the trust region was left and no step was made."""
@@ -204,6 +211,10 @@ def _actor_step(
         distance = 0.5 * shift.square().flatten(1).sum(-1).mean()
         loss = loss + options.anchor * distance
         _add(figures, anchor=float(distance.detach()))
+    term = learner.imitation.term(learner.chain, len(index), generator) if learner.imitation is not None else None
+    if term is not None:
+        loss = loss + term
+        _add(figures, imitation=float(term.detach()))
     norm = _step(learner, loss, learner.actor_optimizer, options.grad_clip)
     _add(figures, policy_loss=float(surrogate.loss.detach()), clip_fraction=float(surrogate.clipped), actor_norm=norm)
     return kl

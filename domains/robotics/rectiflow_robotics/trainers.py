@@ -19,6 +19,7 @@ from rectiflow_robotics.critic import Critic
 from rectiflow_robotics.domain import Robotics
 from rectiflow_robotics.dppo import DPPO
 from rectiflow_robotics.experience import Credit, Rollout, collect, value
+from rectiflow_robotics.imitation import Imitation
 from rectiflow_robotics.noise import NoiseNetwork, scheduled_bounds
 from rectiflow_robotics.policies import PolicyNetwork
 from rectiflow_robotics.ppo import PPO, Learner, Objective, update
@@ -133,6 +134,7 @@ class PolicyGradient:
             critic_optimizer=torch.optim.AdamW(critic.parameters(), config.critic_rate, weight_decay=0.0, fused=True),
             clone=NoisyChain(self.domain.flow(clone), noise, int(config.k), features, config.clamp),
             rate=float(config.actor_rate),
+            imitation=_imitation(config),
         )
 
     def iterate(self, iteration: int, *, restart: bool) -> dict[str, float]:
@@ -181,6 +183,7 @@ class PolicyGradient:
             "actor_optimizer": learner.actor_optimizer.state_dict(),
             "critic_optimizer": learner.critic_optimizer.state_dict(),
             "scale": self.scale.state_dict(),
+            "imitation": None if learner.imitation is None else learner.imitation.state_dict(),
             "skips": learner.skips,
         }
 
@@ -193,6 +196,8 @@ class PolicyGradient:
         learner.actor_optimizer.load_state_dict(state["actor_optimizer"])
         learner.critic_optimizer.load_state_dict(state["critic_optimizer"])
         self.scale.load_state_dict(state["scale"])
+        if learner.imitation is not None:
+            learner.imitation.load_state_dict(state["imitation"])
         learner.skips = int(state["skips"])
 
 
@@ -250,6 +255,11 @@ def _noise(config: DictConfig, length: int, chunk: tuple[int, int], generator: t
     learnt = bool(config.noise.learnt) and config.algorithm == "reinflow"
     low, high = float(config.noise.low), float(config.noise.high)
     return NoiseNetwork(length, chunk, int(config.k), low=low, high=high, learnt=learnt, generator=generator)
+
+
+def _imitation(config: DictConfig) -> Imitation | None:
+    weight = float(config.imitation.weight)
+    return Imitation(weight, int(config.imitation.capacity), int(config.k)) if weight else None
 
 
 def _figures(rollout: Rollout) -> dict[str, float]:
