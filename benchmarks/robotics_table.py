@@ -21,7 +21,7 @@ from rectiflow.config import compose_verb
 from rectiflow.records import machine_info, read_lines, read_metrics, write_atomically
 from rectiflow.runs import read_config
 from rectiflow_robotics.environments import suite_of
-from rectiflow_robotics.finetune_settings import FinetuneSettings
+from rectiflow_robotics.finetune_settings import ONE_STEP, FinetuneSettings
 
 RESULTS = Path(__file__).parent / "robotics" / "results"
 OWN = ("rows", "seeds", "steps", "out")
@@ -29,16 +29,6 @@ CHUNK = 4
 POINT = {"envs": "64", "chunks": "20", "noise.low": "0.3", "noise.high": "0.5"}
 SHORT = {"ppo.target_kl": "0.4", "ppo.final_kl": "0.2", "average": "0.8"}
 """For runs of some forty iterations, a quarter of the demo's."""
-ONE = {
-    "average": "0.7",
-    "warm_up": "1",
-    "ppo.target_kl": "1.6",
-    "ppo.final_kl": "0.8",
-    "ppo.epochs": "8",
-    "imitation.weight": "3",
-    "evaluate_every": "6",
-}
-"""One step: what succeeded is imitated, which bears larger updates."""
 FOUR = {**SHORT, "noise.low": "0.08", "noise.high": "0.16"}
 """The noise of four steps adds up to 1.85 times that of one."""
 LIMIT = {"push-v3": "100", "pick-place-v3": "100", "peg-insert-side-v3": "150"}
@@ -148,7 +138,7 @@ def usual(row: Row) -> dict[str, str]:
     if suite == "locomotion":
         return {**LOCOMOTION, **noise}
     limit = {"limit": LIMIT[row.task]} if row.task in LIMIT else {}
-    return {**(FOUR if row.k > 1 else ONE), **limit}
+    return {**(FOUR if row.k > 1 else {**ONE_STEP, "evaluate_every": "6"}), **limit}
 
 
 def held_out(folder: Path) -> list[dict[str, float]]:

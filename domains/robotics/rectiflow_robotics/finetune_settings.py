@@ -6,6 +6,16 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+ONE_STEP = {
+    "average": "0.7",
+    "warm_up": "1",
+    "ppo.target_kl": "1.6",
+    "ppo.final_kl": "0.8",
+    "ppo.epochs": "8",
+    "imitation.weight": "3",
+}
+"""What fits a one-step policy: it imitates its own successes, which bears larger updates and less averaging."""
+
 
 @dataclass
 class NoiseSettings:
