@@ -40,6 +40,19 @@ def straightness(
     Returns:
         A scalar; squared units of the data, summed over a sample's entries, unless relative.
     """
+    return straightness_and_ends(flow, x0, steps=steps, cond=cond, guidance=guidance, relative=relative)[0]
+
+
+def straightness_and_ends(
+    flow: Flow,
+    x0: State,
+    *,
+    steps: int,
+    cond: Cond | None = None,
+    guidance: Guidance | float = NO_GUIDANCE,
+    relative: bool = False,
+) -> tuple[Tensor, State]:
+    """`straightness`, and where its Euler trajectories end: (B, ...), of x0's form."""
     space = flow.space
     seen: list[tuple[Any, Any]] = []
 
@@ -50,7 +63,7 @@ def straightness(
     displacement = space.log(x0, end)
     deviations = [_square(map_state(torch.sub, space.transport(x0, x, displacement), v)) for x, v in seen]
     deviation = torch.stack(deviations).mean()
-    return deviation / _square(displacement).mean() if relative else deviation
+    return deviation / _square(displacement).mean() if relative else deviation, end
 
 
 def _square(tangent: State) -> Tensor:

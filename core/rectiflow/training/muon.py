@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -43,40 +44,52 @@ class Muon(torch.optim.AdamW):
         """One update of all parameters that have a gradient."""
         for group in self.param_groups:
             if group["muon"]:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        _move(parameter, parameter.grad, self.state[parameter], group["lr"], group["weight_decay"])
-                        parameter.grad = None  # moved already; what is left is AdamW's
+                moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+                directions = [_nesterov(parameter, self.state[parameter]).flatten(1) for parameter in moved]
+                for parameter, direction in zip(moved, orthogonalised(directions), strict=True):
+                    # An orthogonal matrix (m, n) has entries of root mean square max(m, n)^-1/2.
+                    rate = group["lr"] * MATCH * max(direction.shape) ** 0.5
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.sub_(direction.reshape(parameter.shape), alpha=rate)
+                    parameter.grad = None  # moved already; what is left is AdamW's
         return super().step(closure)  # type: ignore[no-any-return]
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """A matrix (m, n) with its singular values, unless they are tiny beside the largest, brought to between 0.7 and 1.2."""
-    # Half precision suffices: the iteration contracts what rounding adds.
-    x = matrix.bfloat16()
-    tall = x.shape[0] > x.shape[1]
-    if tall:
-        x = x.T
-    x = x / (x.norm() + 1e-7)
-    a, b, c = COEFFICIENTS
-    for _ in range(ITERATIONS):
-        square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
-    result: Tensor = (x.T if tall else x).to(matrix.dtype)
+def orthogonalised(matrices: list[Tensor]) -> list[Tensor]:
+    """Matrices (m, n) with their singular values, unless tiny beside the largest, brought to between 0.7 and 1.2."""
+    result: list[Tensor] = list(matrices)
+    # Those of one shape go together: small products would leave most of a processor idle.
+    alike: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i, matrix in enumerate(matrices):
+        alike[tuple(sorted(matrix.shape))].append(i)
+    for places in alike.values():
+        wide = [matrices[i] if matrices[i].shape[0] <= matrices[i].shape[1] else matrices[i].T for i in places]
+        for i, x in zip(places, _iterate(torch.stack(wide)), strict=True):
+            result[i] = x if matrices[i].shape[0] <= matrices[i].shape[1] else x.T
     return result
 
 
-def _move(parameter: Tensor, gradient: Tensor, state: dict[str, Any], rate: float, decay: float) -> None:
-    """One update, with Nesterov's momentum."""
+def _iterate(matrices: Tensor) -> Tensor:
+    """The quintic iteration on matrices (b, m, n), m at most n."""
+    # Half precision suffices: the iteration contracts what rounding adds.
+    x = matrices.bfloat16()
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    a, b, c = COEFFICIENTS
+    for _ in range(ITERATIONS):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.to(matrices.dtype)
+
+
+def _nesterov(parameter: Tensor, state: dict[str, Any]) -> Tensor:
+    """The gradient with Nesterov's momentum, which it moves on."""
+    gradient = parameter.grad
     if not state:
         state["momentum"] = torch.zeros_like(gradient)
         state["step"] = torch.zeros(())  # AdamW looks for it where it takes states back
     momentum: Tensor = state["momentum"]
     momentum.lerp_(gradient, 1 - MOMENTUM)
-    direction = orthogonalised(torch.lerp(gradient, momentum, MOMENTUM).flatten(1))
-    # An orthogonal matrix (m, n) has entries of root mean square max(m, n)^-1/2.
-    scale = MATCH * max(direction.shape) ** 0.5
-    parameter.mul_(1 - rate * decay).sub_(direction.reshape(parameter.shape), alpha=rate * scale)
+    return torch.lerp(gradient, momentum, MOMENTUM)
 
 
 def _matrices(network: nn.Module) -> list[Tensor]:

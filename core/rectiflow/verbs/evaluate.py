@@ -16,7 +16,7 @@ from rich.table import Table
 
 from rectiflow.batch import Cond, State, batch_size, map_state
 from rectiflow.conditions import take
-from rectiflow.diagnostics import straightness
+from rectiflow.diagnostics import straightness_and_ends
 from rectiflow.domain import DomainSpec
 from rectiflow.drawing import Drawn, carry, draw_sources, move
 from rectiflow.errors import ConfigError
@@ -207,9 +207,10 @@ def geometry(
     few = move(map_state(lambda part: part[rows], x0), trained.device)
     few_cond = move(take(cond, rows), trained.device)
     flow = trained.flow
-    bent = straightness(flow, few, steps=STRAIGHTNESS_STEPS, cond=few_cond, guidance=guidance, relative=True)
-    end = carry(flow, few, few_cond, method="euler", steps=STRAIGHTNESS_STEPS, guidance=guidance, device=trained.device)
-    cost = flow.space.distance(move(few, "cpu"), end.x).square().mean()
+    bent, ends = straightness_and_ends(
+        flow, few, steps=STRAIGHTNESS_STEPS, cond=few_cond, guidance=guidance, relative=True
+    )
+    cost = flow.space.distance(few, ends).square().mean()
     return {"straightness": float(bent), "transport_cost": float(cost)}
 
 

@@ -30,16 +30,19 @@ def pushed(net: nn.Module, generator: torch.Generator) -> None:
         parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
 
 
-@pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16)])
-def test_singular_values_become_alike_and_directions_stay(shape: tuple[int, int], generator: torch.Generator) -> None:
-    left, _ = torch.linalg.qr(torch.randn(shape[0], min(shape), generator=generator))
-    right, _ = torch.linalg.qr(torch.randn(shape[1], min(shape), generator=generator))
-    values = torch.logspace(-1, 0, min(shape))
-    found = orthogonalised(((left * values) @ right.T).float()).to(left)
-    in_basis = left.T @ found @ right
-    assert float(in_basis.diagonal().min()) > 0.65
-    assert float(in_basis.diagonal().max()) < 1.25
-    assert (in_basis - in_basis.diagonal().diag()).abs().max() < 0.1
+def test_singular_values_become_alike_and_directions_stay(generator: torch.Generator) -> None:
+    """Also where matrices of one shape, upright and lying, go together."""
+    shapes = [(8, 40), (40, 8), (16, 16), (8, 40)]
+    bases = [torch.randn(m, min(m, n), generator=generator).double() for m, n in shapes]
+    lefts = [torch.linalg.qr(basis)[0] for basis in bases]
+    rights = [torch.linalg.qr(torch.randn(n, min(m, n), generator=generator).double())[0] for m, n in shapes]
+    spectra = [torch.logspace(-1, 0, min(shape), dtype=torch.float64) for shape in shapes]
+    matrices = [(left * values @ right.T).float() for left, values, right in zip(lefts, spectra, rights, strict=True)]
+    for left, found, right in zip(lefts, orthogonalised(matrices), rights, strict=True):
+        in_basis = left.T @ found.double() @ right
+        assert float(in_basis.diagonal().min()) > 0.65
+        assert float(in_basis.diagonal().max()) < 1.25
+        assert (in_basis - in_basis.diagonal().diag()).abs().max() < 0.1
 
 
 def test_an_update_of_a_matrix(generator: torch.Generator) -> None:
