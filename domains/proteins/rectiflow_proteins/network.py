@@ -15,6 +15,7 @@ from rectiflow.errors import ConfigError
 from rectiflow.nn.embeddings import timestep_embedding
 from rectiflow.nn.layers import embedding, linear
 from rectiflow.spaces.quaternions import multiply, normalize
+from rectiflow_proteins.clearance import keep_clear
 from rectiflow_proteins.geometry import (
     ANGSTROM,
     CHAIN_NUMBERS,
@@ -40,6 +41,9 @@ LEAST_NOISE = 0.02
 INDEX_CHANNELS = 32
 INDEX_PERIOD = 256.0
 MOST_HARMONICS = 8
+CLOSEST_NEIGHBOURS = 4.5
+CLEAR_FROM = 0.2
+"""Estimates before are averages over much that differs, nearer to themselves than any chain."""
 
 
 class Scales(NamedTuple):
@@ -139,10 +143,12 @@ class BackboneNetwork(nn.Module):
         expansion: hidden width of the feed-forward networks, in widths.
         harmonics: highest degree of the harmonics by which a pair's direction is described; above 1 they are e3nn's.
         told: conditions that it is trained with, of content | labels | motif; motifs need weights of their own.
+        clearance: Angstrom that CA of an estimate, three or more residues apart, are kept from each other for t >= 0.2, outside
+            of training (`eval()`); 0 leaves estimates as they are.
         generator: draws the weights.
 
     Raises:
-        ConfigError: harmonics outside of 1 to 8.
+        ConfigError: harmonics outside of 1 to 8, a clearance outside of 0 to 4.5 A.
         MissingDependency: harmonics above 1 without e3nn.
     """
 
@@ -160,11 +166,17 @@ class BackboneNetwork(nn.Module):
         expansion: int = 3,
         harmonics: int = 1,
         told: Sequence[str] = ("content",),
+        clearance: float = 4.0,
         *,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         check_harmonics(harmonics)
+        if not 0 <= clearance < CLOSEST_NEIGHBOURS:
+            raise ConfigError(
+                f"clearance is {clearance:g} A; it must be 0 (none) or below {CLOSEST_NEIGHBOURS:g}, as near as strands come"
+            )
+        self.clearance = clearance
         self.heads = heads
         self.harmonics = harmonics
         self.time = linear(TIME_CHANNELS, width, generator=generator)
@@ -264,6 +276,9 @@ class BackboneNetwork(nn.Module):
             q = normalize(multiply(q, torch.cat((torch.ones_like(turn[..., :1]), (1 - t)[:, None, None] * turn), -1)))
             matrices = rotation_matrices(q)
             positions = scales.kept * noisy + scales.moved * moved
+        if self.clearance and not self.training:
+            clear = keep_clear(positions, mask, ANGSTROM * self.clearance)
+            positions = torch.where((t >= CLEAR_FROM)[:, None, None], clear, positions)
         return {"translations": centred(positions, present) / ANGSTROM, "rotations": q}
 
     def _motif_pairs(self, motif: Tensor, translations: Tensor | None, rotations: Tensor | None) -> Tensor:

@@ -53,6 +53,7 @@ class BackboneSettings:
     """Point attention over frames; `told` lists what it may be asked for, of content | labels | motif.
 
     `harmonics` above 1 describes directions of pairs by e3nn's spherical harmonics up to that degree, in each residue's frame.
+    `clearance` is how far, in Angstrom, sampling keeps CA of the chain from each other; 0 leaves that to what was learnt.
     """
 
     _target_: str = "rectiflow_proteins.network.BackboneNetwork"
@@ -68,6 +69,7 @@ class BackboneSettings:
     expansion: int = 3
     harmonics: int = 1
     told: list[str] = field(default_factory=lambda: ["content"])
+    clearance: float = 4.0
 
 
 @dataclass
