@@ -16,6 +16,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from rectiflow.report_figures import INK, MUTED, RULE, inline_svg, plain_label
 
 PALETTE = ("#1f4e79", "#c4512d", "#4d8b57", "#8f6bb3", "#b08a2e", "#3c9aa8", "#8a4a63", "#6b7785")
+LEGEND_WIDTH, MARK_WIDTH = 120, 7
+"""Of the legend and of the mark before a label, in characters."""
 MARKS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
 
@@ -80,7 +82,7 @@ def draw_panels(
             list(known.values()),
             list(known),
             loc="outside lower center",
-            ncols=min(len(known), 5),
+            ncols=min(len(known), 5, max(1, LEGEND_WIDTH // (max(map(len, known)) + MARK_WIDTH))),
             frameon=False,
             fontsize=9.5,
             labelcolor=INK,

@@ -70,9 +70,17 @@ def _figure(found: Sequence[Measurement], bar: Measurement | None, metric: str, 
     panels = [Panel("", "evaluations of the network", quality, levels)]
     if cost:
         panels.append(Panel("one evaluation", "processor seconds of training", cost, levels))
-    ticks = [TICKS, *([()] if cost else [])]
+    ticks = [TICKS, *([_round_numbers([x for series in cost for x in series.x])] if cost else [])]
     drawing = draw_panels(panels, y_label=title, log_y=True, ticks=ticks)
     return Figure(f"{title} against evaluations, and of one evaluation against the cost of the student.", [drawing])
+
+
+def _round_numbers(values: Sequence[float]) -> list[float]:
+    """1, 2 and 5 times powers of ten around positive values."""
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    numbers = [digit * 10.0**power for power in range(low, high + 1) for digit in (1, 2, 5)]
+    below = max(number for number in numbers if number <= min(values))
+    return [number for number in numbers if below <= number <= max(below, *values)]
 
 
 def _table(found: Sequence[Measurement]) -> Table:

@@ -11,7 +11,7 @@ ENDS = "times=u_shaped"  # of two uniform times, 2 in 100 are within a tenth of 
 SMALL = ("fresh=true", "model.width=15", "model.head_width=30")  # at 16 it would have 0.263 of the parameters
 
 FEW_STEP = Study(
-    summary="few-step students of one digit generator, at equal cost",
+    summary="few-step students of one digit generator, with the same number of updates",
     recipe="digits",
     metrics={
         "fd_digitsnet": "fd",
