@@ -137,9 +137,9 @@ def _filled(bench: Bench, text: str) -> str:
 def _make_pairs(bench: Bench) -> None:
     if not any(entry.pairs for entry in bench.study.entries):
         return
-    before = time.process_time()
     method, steps = bench.study.pairs
     teacher = open_run(bench.spec, bench.teacher)
+    before = time.process_time()
     make_pairs(
         teacher, bench.folder / "pairs", count=bench.config.pairs, method=method, steps=steps, seed=1, exponential={}
     )
