@@ -15,7 +15,7 @@ from rectiflow.config import compose_training, compose_verb
 from rectiflow.domain import load_spec
 from rectiflow.trained import open_run
 from rectiflow.verbs import train
-from rectiflow_robotics.finetune_settings import FinetuneSettings
+from rectiflow_robotics.finetune_settings import ONE_STEP, FinetuneSettings
 from rectiflow_robotics.finetuning import run as finetune
 
 SETTINGS = ["noise.low=0.3", "noise.high=0.5", "envs=64", "chunks=20", "evaluate_every=10"]
@@ -71,11 +71,14 @@ def test_a_step_of_a_shortcut_is_two_of_half_its_length(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.sim
 @pytest.mark.filterwarnings("ignore")
-def test_push_gains_thirty_points_at_one_step(tmp_path: Path) -> None:
-    """What the demo does. Measured: 0.31 to 0.90 after 507 000 steps of the simulator; four standard errors are 22 points."""
-    quiet = "training.tensorboard=false"
-    assert main(["train", "robotics", f"out={tmp_path}", "training.steps=350", quiet]) == 0
-    settings = [f"run={tmp_path / 'robotics/base'}", f"out={tmp_path}", "k=1"]
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_push_gains_thirty_points_in_150_000_steps(seed: int, tmp_path: Path) -> None:
+    """One step, ten demonstrations, the sparse reward. Measured: 0.31 to 0.81, 0.21 to 0.76, 0.35 to 0.76."""
+    place = [f"out={tmp_path}", "name=cloned", "training.tensorboard=false"]
+    assert main(["train", "robotics", *place, "training.steps=350", f"training.seed={seed}"]) == 0
+    settings = [f"run={tmp_path / 'robotics/cloned'}", f"out={tmp_path}", "k=1", f"seed={seed}", "iterations=23"]
+    settings += ["limit=100", "evaluate_every=6", *(f"{name}={value}" for name, value in ONE_STEP.items())]
     assert main(["finetune", "robotics", *settings]) == 0
     figures = json.loads((tmp_path / "robotics/finetuned/metrics.json").read_text())
+    assert figures["env_steps"] <= 150_000
     assert figures["success.after"] >= figures["success.before"] + 0.3
