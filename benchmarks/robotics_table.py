@@ -26,6 +26,8 @@ from rectiflow_robotics.finetune_settings import ONE_STEP, FinetuneSettings
 RESULTS = Path(__file__).parent / "robotics" / "results"
 OWN = ("rows", "seeds", "steps", "out")
 CHUNK = 4
+STUDENT = 600
+"""Updates of a student of average velocities: as good as its teacher by then."""
 POINT = {"envs": "64", "chunks": "20", "noise.low": "0.3", "noise.high": "0.5"}
 SHORT = {"ppo.target_kl": "0.4", "ppo.final_kl": "0.2", "average": "0.8"}
 """For runs of some forty iterations, a quarter of the demo's."""
@@ -106,7 +108,7 @@ def measure(name: str, seed: int, steps: int, out: str, settings: dict[str, str]
         call(
             "distill",
             *(f"run={out}/robotics/{place}/cloned", f"out={out}", f"name={policy}", f"method={row.policy}"),
-            "training.tensorboard=false",
+            *(f"training.steps={STUDENT}", "training.tensorboard=false"),
         )
     chosen = {**usual(row), **settings}
     config = compose_verb(FinetuneSettings, {}, [f"run={out}", *(f"{key}={value}" for key, value in chosen.items())])
