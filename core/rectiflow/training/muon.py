@@ -83,7 +83,7 @@ def _iterate(matrices: Tensor) -> Tensor:
 
 def _nesterov(parameter: Tensor, state: dict[str, Any]) -> Tensor:
     """The gradient with Nesterov's momentum, which it moves on."""
-    gradient = parameter.grad
+    gradient: Tensor = parameter.grad  # type: ignore[assignment]  # its caller leaves out those without
     if not state:
         state["momentum"] = torch.zeros_like(gradient)
         state["step"] = torch.zeros(())  # AdamW looks for it where it takes states back
