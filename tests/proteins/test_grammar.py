@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import biotite.structure
 import pytest
@@ -168,14 +167,6 @@ def test_the_embedded_folds_are_what_the_grammar_promises(tmp_path: object) -> N
     assert 0.3 < share[0] < 0.45
     assert 0.25 < share[1] < 0.4
     assert set(train.names) == {f"synthetic-{kind}" for kind in KINDS}
-
-
-@pytest.mark.slow
-def test_five_backbones_of_64_residues_a_second() -> None:
-    generate_folds([24], torch.Generator().manual_seed(0))
-    began = time.perf_counter()
-    generate_folds([64] * 96, torch.Generator().manual_seed(0))
-    assert 96 / (time.perf_counter() - began) > 5
 
 
 def test_biotite_reads_what_was_generated(folds: list[Fold], tmp_path_factory: pytest.TempPathFactory) -> None:
