@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -15,6 +16,8 @@ from matplotlib.figure import Figure
 from rectiflow.records import machine_info, nfe_label, write_atomically
 from rectiflow.report_figures import COLOURS, INK, MARKERS, MUTED
 from rectiflow.study import Study
+
+STYLES = ("-", "--", ":")
 
 
 @dataclass(frozen=True)
@@ -68,16 +71,24 @@ def markdown_table(study: Study, results: Sequence[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def solver_of(sampler: str) -> str:
+    """The method's name in a sampler's: euler of euler-10."""
+    return sampler.rpartition("-")[0] or sampler
+
+
 def _figure(study: Study, results: Sequence[Result], bar: Result | None) -> Figure:
-    """The first metric over NFE, a line an entry, beside the bar."""
+    """The first metric over NFE, a line an entry and solver, beside the bar."""
     name, label = next(iter(study.metrics.items()))
     figure = Figure(figsize=(8.5, 5), layout="constrained")
     axes = figure.add_subplot()
     for number, entry in enumerate(dict.fromkeys(result.entry for result in results)):
-        points = sorted((result.nfe, result.metrics[name]) for result in results if result.entry == entry)
-        title = next(result.title for result in results if result.entry == entry)
+        own = [result for result in results if result.entry == entry]
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
-        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, lw=1.4, ms=5, label=title)
+        methods = list(dict.fromkeys(solver_of(result.sampler) for result in own))
+        for method, style in zip(methods, cycle(STYLES)):
+            points = sorted((r.nfe, r.metrics[name]) for r in own if solver_of(r.sampler) == method)
+            title = own[0].title if len(methods) == 1 else f"{own[0].title}, {method}"
+            axes.plot(*zip(*points, strict=True), style, color=colour, marker=marker, lw=1.4, ms=5, label=title)
     if bar is not None:
         axes.axhline(bar.metrics[name], color=MUTED, ls=":", lw=1, label=f"{bar.title}, {bar.sampler}")
         axes.axhspan(bar.metrics[name], 1.25 * bar.metrics[name], color=MUTED, alpha=0.12, lw=0)

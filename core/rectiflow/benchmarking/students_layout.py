@@ -11,6 +11,7 @@ from rectiflow.benchmarking.measurement import Measurement
 from rectiflow.benchmarking.students import TITLE
 from rectiflow.records import nfe_label
 from rectiflow.report_table import number
+from rectiflow.study_report import solver_of
 
 ALLOWED = 0.25
 """How much worse than the bar one evaluation may be."""
@@ -61,11 +62,15 @@ def _figure(found: Sequence[Measurement], bar: Measurement | None, metric: str, 
     quality, cost = [], []
     for index, name in enumerate(dict.fromkeys(str(entry.cell["entry"]) for entry in found)):
         own = sorted((e for e in found if e.cell["entry"] == name), key=lambda e: e.figures["nfe"])
-        label, heights = own[0].facts["title"], [entry.figures[metric] for entry in own]
-        again = index >= len(PALETTE)  # colours come round again, hollow then
-        quality.append(Series(label, [entry.figures["nfe"] for entry in own], heights, index, again))
+        label, again = own[0].facts["title"], index >= len(PALETTE)  # colours come round again, hollow then
+        methods = list(dict.fromkeys(solver_of(str(entry.cell["sampler"])) for entry in own))
+        for method in methods:
+            line = [entry for entry in own if solver_of(str(entry.cell["sampler"])) == method]
+            name_of_line = label if len(methods) == 1 else f"{label}, {method}"
+            nfes, heights = [entry.figures["nfe"] for entry in line], [entry.figures[metric] for entry in line]
+            quality.append(Series(name_of_line, nfes, heights, index, again))
         if own[0].figures["nfe"] == 1 and (bar is None or name != bar.cell["entry"]):
-            cost.append(Series(label, [own[0].figures["training_seconds"]], heights[:1], index, again))
+            cost.append(Series(label, [own[0].figures["training_seconds"]], [own[0].figures[metric]], index, again))
     levels = [] if bar is None else [(f"bar: {bar.facts['title']}", bar.figures[metric])]
     panels = [Panel("", "evaluations of the network", quality, levels)]
     if cost:
