@@ -406,14 +406,15 @@ class DemoSettings:
 class BenchSettings:
     """`rectiflow bench <study>`: students by many methods from one teacher, measured side by side.
 
-    `updates` of each student and `pairs` of the teacher make the budget, `methods` a choice of the study's entries (all by
-    default), `teacher` settings of its training, `jobs` how many processes of one thread work at a time.
+    `updates` of each student and `pairs` of the teacher make the budget, by default two evaluations of the teacher for each of
+    128 samples of 1500 updates, or 24 for each of 16000 pairs, which no student exceeds. `methods` is a choice of the study's
+    entries (all by default), `teacher` settings of its training, `jobs` how many processes of one thread work at a time.
     """
 
     name: str = "few-step"
     out: str = "runs"
     updates: int = 1500
-    pairs: int = 15000
+    pairs: int = 16000
     count: int = 1440
     jobs: int = 2
     methods: list[str] = field(default_factory=list)

@@ -28,6 +28,7 @@ class Entry:
         stages: the first distils the teacher, each later one the student before it; none measures the teacher itself.
         samplers: as in `evaluation.samplers`.
         pairs: whether it trains on the study's pairs of the teacher, whose cost then counts.
+        cost: of an update beside one of flow matching, about; the dearest entries begin.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Entry:
     stages: tuple[Stage, ...] = ()
     samplers: tuple[str, ...] = ("euler-1", "euler-2", "euler-4")
     pairs: bool = False
+    cost: float = 1.0
 
 
 @dataclass(frozen=True)

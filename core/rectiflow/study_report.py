@@ -24,8 +24,8 @@ STYLES = ("-", "--", ":")
 class Result:
     """One row: an entry with a sampler, its figures, and what it cost.
 
-    `training_seconds` is processor time, pairs included; `milliseconds` a sample on one thread; `strip` a picture of samples;
-    `command` measures the row again.
+    `training_seconds` is processor time, pairs included, and `teacher_evaluations` at how many states the teacher was evaluated
+    for it; `milliseconds` a sample on one thread; `strip` a picture of samples; `command` measures the row again.
     """
 
     entry: str
@@ -38,6 +38,7 @@ class Result:
     milliseconds: float
     strip: Path | None = None
     command: str = ""
+    teacher_evaluations: float = 0.0
 
 
 def write_study(folder: Path, study: Study, results: Sequence[Result], *, title: str) -> Path:
@@ -62,12 +63,15 @@ def write_study(folder: Path, study: Study, results: Sequence[Result], *, title:
 def markdown_table(study: Study, results: Sequence[Result]) -> str:
     """The rows as a table."""
     titles = list(study.metrics.values())
-    lines = [f"| method | sampler | NFE | {' | '.join(titles)} | ms/sample | parameters | training CPU s |"]
-    lines.append("|---" * (6 + len(titles)) + "|")
+    lines = [
+        f"| method | sampler | NFE | {' | '.join(titles)} | ms/sample | parameters | training CPU s | teacher evaluations |"
+    ]
+    lines.append("|---" * (7 + len(titles)) + "|")
     for result in results:
         figures = " | ".join(f"{result.metrics.get(name, math.nan):.3g}" for name in study.metrics)
         cost = f"{result.milliseconds:.2f} | {result.parameters / 1e6:.2f} M | {result.training_seconds:.0f}"
-        lines.append(f"| {result.title} | {result.sampler} | {nfe_label(result.nfe)} | {figures} | {cost} |")
+        asked = f"{result.teacher_evaluations / 1000:.0f} k" if result.teacher_evaluations else "0"
+        lines.append(f"| {result.title} | {result.sampler} | {nfe_label(result.nfe)} | {figures} | {cost} | {asked} |")
     return "\n".join(lines) + "\n"
 
 

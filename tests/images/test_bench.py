@@ -23,7 +23,15 @@ RESULTS = [
     Result("teacher", "teacher", "euler-1", 1, 650_000, 100.0, {"fd_digitsnet": 200.0}, 0.1),
     Result("teacher", "teacher", "euler-10", 10, 650_000, 100.0, {"fd_digitsnet": 5.0}, 1.0),
     Result(
-        "reflow", "reflow (2-RF)", "euler-1", 1, 650_000, 321.4, {"fd_digitsnet": 6.0, "accuracy_digitsnet": 0.98}, 0.1
+        "reflow",
+        "reflow (2-RF)",
+        "euler-1",
+        1,
+        650_000,
+        321.4,
+        {"fd_digitsnet": 6.0, "accuracy_digitsnet": 0.98},
+        0.1,
+        teacher_evaluations=384_000,
     ),
 ]
 
@@ -55,7 +63,7 @@ def test_the_slim_student_has_at_most_a_quarter_of_the_teachers_parameters() -> 
 def test_table_figure_and_page(tmp_path: Path) -> None:
     table = markdown_table(FEW_STEP, RESULTS).splitlines()
     assert table[0].startswith("| method | sampler | NFE | fd | KID |")
-    assert table[-1] == "| reflow (2-RF) | euler-1 | 1 | 6 | nan | nan | 0.98 | 0.10 | 0.65 M | 321 |"
+    assert table[-1] == "| reflow (2-RF) | euler-1 | 1 | 6 | nan | nan | 0.98 | 0.10 | 0.65 M | 321 | 384 k |"
     page = write_study(tmp_path, FEW_STEP, RESULTS, title="study <digits>")
     assert "study &lt;digits&gt;" in page.read_text()
     assert "http" not in page.read_text()
@@ -106,6 +114,13 @@ def test_it_runs_and_continues(
         ("jump-4", 4),
     }
     assert all(row["training_seconds"] > 0 and row["milliseconds"] > 0 for row in rows if row["entry"] == "shortcut")
+    asked = {row["entry"]: row["teacher_evaluations"] for row in rows}
+    grid = 100 * 256
+    # Five updates of 128, of which three stages of InstaFlow ask none; its 100 pairs take 24 each.
+    assert asked["shortcut"] == pytest.approx(5 * 128 * 0.25, abs=5)
+    assert asked == {"teacher": 0, "boss": 2 * grid, "instaflow": 2400, "phased": 5 * 128 * 2 + grid} | {
+        "shortcut": asked["shortcut"]
+    }
     assert main(command) == 0
     again = capsys.readouterr().out
     assert "rectiflow distill" not in again

@@ -37,6 +37,7 @@ def record_students(folder: Path, domain: str, study: Study, results: Sequence[R
             "milliseconds": result.milliseconds,
             "parameters": float(result.parameters),
             "training_seconds": result.training_seconds,
+            "teacher_evaluations": result.teacher_evaluations,
         }
         if bar is not None:
             figures["to_bar"] = result.metrics[drawn] / bar.metrics[drawn]

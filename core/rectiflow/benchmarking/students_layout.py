@@ -92,7 +92,7 @@ def _table(found: Sequence[Measurement]) -> Table:
     metrics = _metrics(found[0])
     columns = [
         Column("sampler", "text"), Column("NFE"), *map(Column, metrics.values()), Column("of the bar"), Column("ms/sample"),
-        Column("parameters, M"), Column("training, s"),
+        Column("parameters, M"), Column("training, s"), Column("teacher evaluations, k"),
     ]  # fmt: skip
     lines = [
         Line(
@@ -104,6 +104,7 @@ def _table(found: Sequence[Measurement]) -> Table:
                 number(entry.figures["milliseconds"]),
                 number(entry.figures["parameters"] / 1e6),
                 number(entry.figures["training_seconds"]),
+                number(entry.figures.get("teacher_evaluations", math.nan) / 1000),
             ],
             command=entry.command,
             group=entry.facts["title"],
@@ -112,7 +113,10 @@ def _table(found: Sequence[Measurement]) -> Table:
         for entry in found
     ]
     first = next(iter(metrics.values()))
-    note = f"Of the bar: {first} over that of the row in grey. Milliseconds are medians, on one thread."
+    note = (
+        f"Of the bar: {first} over that of the row in grey. Milliseconds are medians, on one thread. Teacher evaluations are the "
+        "states it was asked at in training, pairs and grids included. Students of one step have rows of one evaluation only."
+    )
     return Table(f"Every student and sampler, {found[0].count} samples.", columns, lines, note)
 
 

@@ -16,6 +16,7 @@ from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.matching import ExtraLoss, FlowTask, no_extra_loss
 from rectiflow.nn.modes import evaluating
+from rectiflow.rectify.counting import CountedModel
 from rectiflow.rectify.guidance_condition import Scales, draw_scales, guided_student, guided_teacher
 from rectiflow.rectify.method import Method, Support
 from rectiflow.rectify.mixture import Mixture
@@ -26,6 +27,9 @@ from rectiflow.training.ema import EMA
 from rectiflow.training.loop import fit
 from rectiflow.training.options import TrainingOptions
 from rectiflow.training.resume import Progress
+
+EVALUATIONS = "teacher_evaluations"
+"""Name of the term that counts them, in the metrics of a run."""
 
 
 def distill(
@@ -84,7 +88,8 @@ def distill(
 class Distillation:
     """A method at work: it hands the method the teacher, the averaged student and the step, which the loop keeps.
 
-    With a range of guidance scales each sample has its own, and the teacher is guided at it.
+    With a range of guidance scales each sample has its own, and the teacher is guided at it. `teacher_evaluations` among the
+    terms says at how many samples the teacher was evaluated for a batch.
     """
 
     teacher: Flow
@@ -93,9 +98,11 @@ class Distillation:
     guidance_range: Scales | None = None
     _average: nn.Module | None = field(default=None, init=False, repr=False)
     _progress: Progress = field(default_factory=Progress, init=False, repr=False)
+    _counted: CountedModel = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.teacher = guided_teacher(self.teacher, self.guidance_range)
+        self._counted = CountedModel(self.teacher.model)
+        self.teacher = guided_teacher(replace(self.teacher, model=self._counted), self.guidance_range)
 
     def student(self, flow: Flow) -> Flow:
         """The flow of a student's network as what it is trained to be."""
@@ -111,7 +118,10 @@ class Distillation:
         """The method's loss of a batch for the student's flow."""
         average = None if self._average is None else replace(flow, model=self._average)
         support = Support(self.teacher, average, self._progress.step, self.steps)
-        return self.method.loss(flow, self._scaled(batch, generator), generator, extra, support)
+        before = self._counted.samples
+        total, terms = self.method.loss(flow, self._scaled(batch, generator), generator, extra, support)
+        evaluations = torch.tensor(float(self._counted.samples - before))
+        return total, {**terms, EVALUATIONS: evaluations} if evaluations else terms
 
     def _scaled(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The batch with a guidance scale a sample, where the student takes one."""

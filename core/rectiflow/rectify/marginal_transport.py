@@ -14,7 +14,7 @@ from rectiflow.flow import Draw, Flow, Model
 from rectiflow.interpolants import Linear
 from rectiflow.matching import ExtraLoss, no_extra_loss
 from rectiflow.rectify.derivative import DERIVATIVES, Direction, along
-from rectiflow.rectify.method import ALONE, Method, Support, columns, velocity_of
+from rectiflow.rectify.method import ALONE, Method, Support, columns, velocity_of, weighed
 from rectiflow.times import LogitNormal, TimeLaw
 
 OFFSET = 0.1
@@ -37,11 +37,14 @@ class MarginalTransport(Method):
         distillation_guidance: of the teacher in velocity distillation (there 100, here 101).
         normalise: divide du/dt by its norm over all entries of a sample plus 0.1, as the reference code does: bounded targets,
             whose fixed point is the average velocity only where that norm is 0.9.
+        power: of a sample's weight 1 / (e + offset)^power in both terms, e its mean squared error, as in `MeanFlow`; with 0, the
+            reference code's, large residuals rule, and what follows from them grows them.
+        offset: above 0, in the data's squared units.
         derivative: forward | difference, see `derivative.along`.
         step: half the width of the difference.
 
     Raises:
-        ConfigError: a negative weight, none above 0, an unknown derivative, or a step not above 0.
+        ConfigError: a negative weight, none above 0, an unknown derivative, a power below 0, or an offset or step not above 0.
     """
 
     times: TimeLaw = field(default_factory=lambda: LogitNormal(mean=-1.0, uniform=0.1))
@@ -50,6 +53,8 @@ class MarginalTransport(Method):
     guidance: float = 1.0
     distillation_guidance: float = 1.0
     normalise: bool = False
+    power: float = 0.0
+    offset: float = 1e-3
     derivative: str = "forward"
     step: float = 5e-3
 
@@ -61,8 +66,11 @@ class MarginalTransport(Method):
             )
         if self.derivative not in DERIVATIVES:
             raise ConfigError(f"derivative is {self.derivative!r}; allowed: {', '.join(DERIVATIVES)}")
-        if not self.step > 0:
-            raise ConfigError(f"step of MarginalTransport is {self.step}; allowed: above 0")
+        if not (self.power >= 0 and self.offset > 0 and self.step > 0):
+            raise ConfigError(
+                f"MarginalTransport has power {self.power}, offset {self.offset} and step {self.step}; "
+                "power must be at least 0, the others above 0"
+            )
 
     @property
     def sampler(self) -> str:
@@ -88,7 +96,7 @@ class MarginalTransport(Method):
         if self.matching:
             draw = flow.draw(batch.x1, batch.cond, mask=batch.mask, times=self.times, generator=generator)
             average, target = self._average_and_target(flow, teacher, draw, self.guidance, generator)
-            terms["matching"] = self.matching * flow.squared_error(average, target, draw).mean()
+            terms["matching"] = self.matching * self._mean(flow.squared_error(average, target, draw))
         if self.distillation:
             terms["distillation"] = self.distillation * self._distillation(flow, teacher, batch, generator)
         return torch.stack(list(terms.values())).sum(), {name: term.detach() for name, term in terms.items()}
@@ -105,7 +113,10 @@ class MarginalTransport(Method):
             draw = flow.draw(fake, batch.cond, mask=batch.mask, times=self.times, generator=generator)
             average, target = self._average_and_target(flow, teacher, draw, self.distillation_guidance, generator)
             moved = map_state(lambda s, u, v: s - (u - v), step, average, target)
-        return flow.squared_error(step, moved, start).mean()
+        return self._mean(flow.squared_error(step, moved, start))
+
+    def _mean(self, error: Tensor) -> Tensor:
+        return weighed(error, self.power, self.offset)
 
     def _average_and_target(
         self, flow: Flow, teacher: Flow, draw: Draw, guidance: float, generator: torch.Generator

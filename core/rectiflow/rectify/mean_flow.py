@@ -12,7 +12,7 @@ from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.matching import ExtraLoss, no_extra_loss
 from rectiflow.rectify.derivative import DERIVATIVES, Direction, along
-from rectiflow.rectify.method import ALONE, Method, Support, columns, rows_of, share_of, target_velocity
+from rectiflow.rectify.method import ALONE, Method, Support, columns, rows_of, share_of, target_velocity, weighed
 from rectiflow.times import LogitNormal, TimeLaw
 
 
@@ -97,8 +97,7 @@ class MeanFlow(Method):
             target.append(v)
         u, target = (map_state(lambda *pieces: torch.cat(pieces), *parts) for parts in (u, target))
         error = flow.squared_error(u, target, draw)
-        weight = (error.detach() + self.offset).pow(-self.power)
-        return (weight * error).mean(), {"error": error.detach().mean()}
+        return weighed(error, self.power, self.offset), {"error": error.detach().mean()}
 
     def draw_times(
         self, count: int, generator: torch.Generator, device: torch.device | str = "cpu"

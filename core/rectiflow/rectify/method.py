@@ -189,6 +189,14 @@ def require_null(flow: Flow, guidance: float) -> None:
         )
 
 
+def weighed(error: Tensor, power: float, offset: float) -> Tensor:
+    """Mean of errors (B,), each times 1 / (error + offset)^power, through which no gradient flows (arXiv 2505.13447, eq. 22).
+
+    Power 0 is the plain mean; at power 1 every sample has the same say, however large its error.
+    """
+    return ((error.detach() + offset).pow(-power) * error).mean()
+
+
 def share_of(count: int, share: float, generator: torch.Generator, device: torch.device | str) -> int:
     """A share of a batch as a whole number of samples, which chance rounds."""
     return math.floor(share * count + float(torch.rand((), generator=generator, device=device)))
@@ -197,6 +205,11 @@ def share_of(count: int, share: float, generator: torch.Generator, device: torch
 def rows_of(state: Any, rows: slice) -> Any:
     """Some samples of a state, or of each of the conditions."""
     return {name: rows_of(part, rows) for name, part in state.items()} if isinstance(state, dict) else state[rows]
+
+
+def rows_of_draw(draw: Draw, rows: slice) -> Draw:
+    """Some samples of a training draw."""
+    return Draw(*(None if part is None else rows_of(part, rows) for part in draw))  # type: ignore[arg-type]
 
 
 def columns(values: Tensor, part: Tensor) -> Tensor:

@@ -144,6 +144,8 @@ class MarginalTransportSettings:
     guidance: float = 1.0
     distillation_guidance: float = 1.0
     normalise: bool = False
+    power: float = 0.0
+    offset: float = 1e-3
     derivative: str = "forward"
     step: float = 5e-3
 

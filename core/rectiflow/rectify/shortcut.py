@@ -12,7 +12,7 @@ from rectiflow.batch import Batch, device_of, map_state
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Draw, Flow
 from rectiflow.matching import ExtraLoss, no_extra_loss
-from rectiflow.rectify.method import ALONE, Method, Support, columns, rows_of, share_of, target_velocity
+from rectiflow.rectify.method import ALONE, Method, Support, columns, rows_of_draw, share_of, target_velocity
 from rectiflow.times import Uniform
 
 
@@ -71,14 +71,12 @@ class Shortcut(Method):
         length = length.to(draw.t)
         until = torch.cat([draw.t[:jumps] + length, draw.t[jumps:]])
         teacher = support.require_teacher(self) if self.teacher else None
-        target = target_velocity(flow, draw, teacher, self.guidance)
+        targets = []
         if jumps:
-            first = draw._replace(
-                xt=rows_of(draw.xt, slice(jumps)), t=draw.t[:jumps], cond=rows_of(draw.cond, slice(jumps))
-            )
-            first = first._replace(mask=None if draw.mask is None else rows_of(draw.mask, slice(jumps)))
-            bootstrapped = self.two_jumps(support.require_average(self), first, length)
-            target = map_state(lambda ours, theirs: torch.cat([ours, theirs[jumps:]]), bootstrapped, target)
+            targets.append(self.two_jumps(support.require_average(self), rows_of_draw(draw, slice(jumps)), length))
+        if jumps < size:
+            targets.append(target_velocity(flow, rows_of_draw(draw, slice(jumps, None)), teacher, self.guidance))
+        target = map_state(lambda *parts: torch.cat(parts), *targets)
         cond = flow.self_conditioned(draw, generator, until)
         error = flow.squared_error(flow.average_velocity(draw.xt, draw.t, until, **cond), target, draw)
         parts = {"instantaneous": error[jumps:], "jumps": error[:jumps]}

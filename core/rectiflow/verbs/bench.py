@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,15 +17,17 @@ from rectiflow.benchmarking.catalogue import FOLDER
 from rectiflow.benchmarking.students import record_students
 from rectiflow.domain import DomainSpec
 from rectiflow.drawing import carry, draw_sources
-from rectiflow.errors import ConfigError, RectiflowError
-from rectiflow.records import read_evaluation, write_atomically
+from rectiflow.errors import ConfigError
+from rectiflow.records import read_evaluation, read_lines, write_atomically
+from rectiflow.rectify.distillation import EVALUATIONS
 from rectiflow.runs import CONFIG_FILE, read_config
 from rectiflow.study import Entry, Study
 from rectiflow.study_report import Result, write_study
 from rectiflow.trained import Trained, open_run
 from rectiflow.training.checkpoint import checkpoint_folders
-from rectiflow.verbs.boss import walk
+from rectiflow.verbs.boss import BOSS, FINE, SAMPLES, walk
 from rectiflow.verbs.evaluate import parse_sampler
+from rectiflow.verbs.jobs import Call, Job, run_jobs
 from rectiflow.verbs.pairs import make_pairs
 
 SECONDS_FILE = "cpu_seconds.json"
@@ -75,12 +76,12 @@ def run(spec: DomainSpec, study: Study, config: DictConfig) -> Path:
     bench = Bench(spec, replace(study, entries=chosen), config)
     bench.folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    _all(bench, [_train_teacher(bench)])
+    _run(bench, [Job(_train_teacher(bench), 1.0)])
     _make_pairs(bench)
     # Grids of the teacher are needed by what is straightened on them, so it is measured first.
     untrained = [entry for entry in chosen if not entry.stages]
-    _all(bench, [_measure(bench, untrained)])
-    _all(bench, [_make_student(bench, entry) for entry in chosen if entry.stages])
+    _run(bench, [Job(_measure(bench, untrained))])
+    _run(bench, [_student(bench, entry) for entry in chosen if entry.stages])
     results = _results(bench)
     record_students(Path(str(config.out), FOLDER, str(config.name)), spec.name, study, results, count=int(config.count))
     path = write_study(bench.folder, study, results, title=f"rectiflow · {spec.name} · {config.name}")
@@ -88,18 +89,24 @@ def run(spec: DomainSpec, study: Study, config: DictConfig) -> Path:
     return path
 
 
-Job = Iterator[tuple[str, list[str]]]
-"""Commands of one entry, in order, each with the name that its processor time is counted under."""
+def _run(bench: Bench, jobs: list[Job]) -> None:
+    run_jobs(jobs, folder=bench.folder, at_once=bench.config.jobs, spend=partial(_spend, bench))
 
 
-def _train_teacher(bench: Bench) -> Job:
+def _train_teacher(bench: Bench) -> Iterator[Call]:
     config = bench.config
     if not _finished(bench.teacher):
         where = [f"name={config.name}/teacher", f"out={config.out}"]
-        yield "teacher", ["train", bench.spec.name, f"recipe={bench.study.recipe}", *where, *config.teacher]
+        yield Call("teacher", ["train", bench.spec.name, f"recipe={bench.study.recipe}", *where, *config.teacher], 1.0)
 
 
-def _make_student(bench: Bench, entry: Entry) -> Job:
+def _student(bench: Bench, entry: Entry) -> Job:
+    """The calls that make and measure a student, and how much there is still to train."""
+    missing = [stage.share for stage, run in zip(entry.stages, bench.runs(entry), strict=True) if not _finished(run)]
+    return Job(_make_student(bench, entry), entry.cost * sum(missing))
+
+
+def _make_student(bench: Bench, entry: Entry) -> Iterator[Call]:
     config, previous = bench.config, bench.teacher
     for number, (stage, run) in enumerate(zip(entry.stages, bench.runs(entry), strict=True), start=1):
         if not _finished(run):
@@ -109,19 +116,19 @@ def _make_student(bench: Bench, entry: Entry) -> Job:
             settings += [f"method={stage.method}", f"training.steps={max(1, round(stage.share * config.updates))}"]
             where = [f"run='{previous}'", f"name={config.name}/{entry.name}-{number}", f"out={config.out}"]
             quiet = ["training.tensorboard=false", "training.preview_every=0"]
-            yield entry.name, ["distill", bench.spec.name, *where, *settings, *quiet]
+            yield Call(entry.name, ["distill", bench.spec.name, *where, *settings, *quiet], entry.cost * stage.share)
         previous = run
     yield from _measure(bench, [entry])
 
 
-def _measure(bench: Bench, entries: list[Entry]) -> Job:
+def _measure(bench: Bench, entries: list[Entry]) -> Iterator[Call]:
     for entry in entries:
         run = bench.runs(entry)[-1]
         done = {(row.method, row.steps) for row in read_evaluation(run).rows if row.count == bench.config.count}
         missing = [text for text in entry.samplers if _key(text) not in done]
         if missing:
             settings = [f"samplers=[{','.join(missing)}]", f"count={bench.config.count}"]
-            yield "evaluation", ["evaluate", bench.spec.name, f"run='{run}'", *settings]
+            yield Call("evaluation", ["evaluate", bench.spec.name, f"run='{run}'", *settings])
 
 
 def _filled(bench: Bench, text: str) -> str:
@@ -140,49 +147,28 @@ def _make_pairs(bench: Bench) -> None:
     method, steps = bench.study.pairs
     teacher = open_run(bench.spec, bench.teacher)
     before = time.process_time()
-    make_pairs(
-        teacher, bench.folder / "pairs", count=bench.config.pairs, method=method, steps=steps, seed=1, exponential={}
-    )
+    with _threads(bench.config.jobs):
+        make_pairs(
+            teacher,
+            bench.folder / "pairs",
+            count=bench.config.pairs,
+            method=method,
+            steps=steps,
+            seed=1,
+            exponential={},
+        )
     _spend(bench, "pairs", time.process_time() - before)
 
 
-def _all(bench: Bench, jobs: list[Job]) -> None:
-    """Run the commands of all jobs, `jobs` processes at a time; commands of one job come one after the other."""
-    waiting, running = list(jobs), dict[int, tuple[Job, str, Path, subprocess.Popen[bytes]]]()
-    while waiting or running:
-        while waiting and len(running) < bench.config.jobs:
-            job = waiting.pop(0)
-            command = next(job, None)
-            if command is not None:
-                name, arguments = command
-                log = bench.folder / f"{name}.log"
-                process = _start(arguments, log)
-                running[process.pid] = (job, name, log, process)
-        if not running:
-            continue
-        pid, status, usage = os.wait3(0)
-        if pid not in running:
-            continue
-        job, name, log, process = running.pop(pid)
-        process.returncode = os.waitstatus_to_exitcode(status)  # it was waited for here, for its processor time
-        _spend(bench, name, usage.ru_utime + usage.ru_stime)
-        if process.returncode != 0:
-            for _, _, _, other in running.values():
-                other.terminate()
-                other.wait()
-            last = log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise RectiflowError(
-                f"{name} failed: {' '.join(last)}; its log is {log}, and the same command continues it"
-            )
-        waiting.insert(0, job)
-
-
-def _start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    print(f"rectiflow {' '.join(arguments)}", flush=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with log.open("ab") as stream:
-        command = [sys.executable, "-m", "rectiflow.cli", *arguments]
-        return subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)  # noqa: S603  (our own program)
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """So many threads in this process, inside the `with` block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _spend(bench: Bench, name: str, seconds: float) -> None:
@@ -214,18 +200,41 @@ def _results(bench: Bench) -> list[Result]:
         rows = {(row.method, row.steps): row for row in read_evaluation(trained.folder).rows}
         parameters = sum(parameter.numel() for parameter in trained.network.parameters())
         seconds = spent.get(entry.name, 0.0) + (spent.get("pairs", 0.0) if entry.pairs else 0.0)
+        asked = _teacher_evaluations(bench, entry)
         for text in entry.samplers:
             row = rows[_key(text)]
             strip = None if row.strip is None else trained.folder / row.strip
             what, figures = (entry.name, entry.title, text), dict(row.metrics)
-            results.append(Result(*what, row.nfe, parameters, seconds, figures, 0.0, strip, row.command))
+            results.append(Result(*what, row.nfe, parameters, seconds, figures, 0.0, strip, row.command, asked))
             timed.append((trained, *_key(text)))
-    times = [[_seconds(*row) for row in timed] for _ in range(TIMED_ROUNDS)]
+    with _threads(1):
+        times = [[_seconds(*row) for row in timed] for _ in range(TIMED_ROUNDS)]
     middle = torch.tensor(times).median(0).values.tolist()
     return [
         replace(result, milliseconds=1000 * seconds / TIMED_SAMPLES)
         for result, seconds in zip(results, middle, strict=True)
     ]
+
+
+def _teacher_evaluations(bench: Bench, entry: Entry) -> float:
+    """States at which the teacher was evaluated for an entry: in its first stage as the log counts them, its pairs, its grids."""
+    total = 0.0
+    grids = [] if entry.stages else [text for text in entry.samplers if _key(text)[0] == BOSS]
+    if entry.stages:
+        lines = [line for line in read_lines(bench.runs(entry)[0] / "metrics.jsonl") if "loss" in line]
+        total += lines[-1]["step"] * sum(line.get(EVALUATIONS, 0.0) for line in lines) / len(lines)
+        grids += [text for stage in entry.stages for text in stage.settings if f"=@{BOSS}-" in text]
+    if entry.pairs:
+        total += bench.config.pairs * _evaluations_of_a_pair(bench)
+    return total + FINE * SAMPLES * len(grids)
+
+
+def _evaluations_of_a_pair(bench: Bench) -> float:
+    method, steps = bench.study.pairs
+    trained, generator = open_run(bench.spec, bench.teacher), torch.Generator().manual_seed(0)
+    cond = trained.domain.conditions(1, generator)
+    x0 = draw_sources(trained.domain, trained.flow, cond, 1, generator)
+    return carry(trained.flow, x0, cond, method=method, steps=steps, device=trained.device).nfe
 
 
 def _key(text: str) -> tuple[str, int]:

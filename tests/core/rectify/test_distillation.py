@@ -15,14 +15,16 @@ from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.matching import ExtraLoss, no_extra_loss
 from rectiflow.rectify.dispersive import Dispersive
-from rectiflow.rectify.distillation import distill
+from rectiflow.rectify.distillation import Distillation, distill
 from rectiflow.rectify.mean_flow import MeanFlow
 from rectiflow.rectify.method import ALONE, Method, Support
+from rectiflow.rectify.phased import Phased
 from rectiflow.rectify.shortcut import Shortcut
 from rectiflow.sampling import integrate, sample
 from rectiflow.times import Uniform
 from rectiflow.training.ema import EMA
 from rectiflow.training.options import TrainingOptions
+from rectiflow.training.resume import Progress
 
 EXACT = GaussianFlow(torch.tensor([1.0, -0.5]).double(), torch.diag(torch.tensor([0.2, 1.5])).double())
 
@@ -115,6 +117,28 @@ def test_a_crashed_and_resumed_distillation_equals_a_straight_one(tmp_path: Path
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
 
 
+@pytest.mark.parametrize(
+    ("method", "asked"),
+    [
+        (MeanFlow(jumps=0.5), 8),
+        (MeanFlow(teacher=False), None),
+        (Shortcut(bootstrap=0.75), 2),  # the jumps ask the averaged student
+        (Shortcut(bootstrap=1.0), None),
+        (Phased(solver_steps=3, solver="midpoint"), 48),
+    ],
+)
+def test_the_states_that_the_teacher_is_asked_at_are_counted(method: Method, asked: float | None) -> None:
+    work = Distillation(EXACT.flow(), method, steps=10)
+    network = Student() if method.average else EXACT.flow().model
+    flow = work.student(Flow(network))
+    work.follow(EMA(nn.Linear(1, 1), 0.9), Progress())
+    work._average = Student()
+    batch = Batch(EXACT.sample(8, torch.Generator().manual_seed(0)).to(torch.get_default_dtype()))
+    for _ in range(2):
+        _, terms = work.loss(flow, batch, torch.Generator().manual_seed(1))
+        assert (float(terms["teacher_evaluations"]) if "teacher_evaluations" in terms else None) == asked
+
+
 class Looking(Method):
     """Remembers what it was shown."""
 
@@ -130,7 +154,7 @@ class Looking(Method):
         support: Support = ALONE,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         average = support.require_average(self)
-        assert support.require_teacher(self).model == EXACT.flow().model
+        assert support.require_teacher(self).model.model == EXACT.flow().model  # type: ignore[attr-defined]  # it is counted
         assert not average.model.training  # type: ignore[attr-defined]
         weight = average.model.weight  # type: ignore[attr-defined]
         self.seen.append((support.step, support.steps, weight.clone(), flow.model.module.weight.detach().clone()))  # type: ignore[attr-defined]

@@ -76,6 +76,19 @@ def test_matching_has_no_gradient_through_its_target(oracle: Any) -> None:
     assert float(network.error.grad) == pytest.approx(2 * 2 * -0.2, rel=1e-9)
 
 
+def test_at_power_one_every_sample_has_the_same_say(oracle: Any) -> None:
+    """An error e weighs as e^2 / (e^2 + offset), with the gradient 2 e / (e^2 + offset), in both terms."""
+    for terms in ({"distillation": 0.0}, {"matching": 0.0}):
+        network = Wrong(oracle.average_velocity, 0.3)
+        method = MarginalTransport(times=Uniform(), power=1.0, offset=0.01, **terms)
+        support = Support(oracle.gaussian().flow())
+        loss, _ = method.loss(Flow(network), oracle.data(64), oracle.seeded(), support=support)
+        loss.backward()
+        assert loss.item() == pytest.approx(0.09 / 0.1, rel=1e-9)
+        assert network.error.grad is not None
+        assert float(network.error.grad) == pytest.approx(2 * 0.3 / 0.1, rel=1e-9)
+
+
 def test_normalised_derivative_is_bounded(oracle: Any) -> None:
     """With a steep student the plain target is huge, the normalised one within a unit of the velocity."""
     flow = Flow(lambda x, t: 1000 * t[:, None] * torch.ones_like(x))
@@ -139,8 +152,10 @@ def test_refused(oracle: Any) -> None:
         MarginalTransport(matching=0, distillation=0)
     with pytest.raises(ConfigError, match="forward, difference"):
         MarginalTransport(derivative="backward")
-    with pytest.raises(ConfigError, match="step of MarginalTransport is 0"):
+    with pytest.raises(ConfigError, match=r"step 0\.0; power must be"):
         MarginalTransport(step=0.0)
+    with pytest.raises(ConfigError, match="power -1"):
+        MarginalTransport(power=-1.0)
     with pytest.raises(ConfigError, match="asks a teacher"):
         MarginalTransport().loss(Flow(oracle.average_velocity), oracle.data(4), oracle.seeded())
     with pytest.raises(ConfigError, match="needs the linear path"):
