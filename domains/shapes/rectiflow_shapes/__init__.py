@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rectiflow.domain import DomainSpec, Verb
+from rectiflow.settings import DemoSettings
 from rectiflow_shapes.batch import BatchSettings
 from rectiflow_shapes.prepare import PrepareSettings
 from rectiflow_shapes.settings import DATA, MODELS, REPRESENTATIONS, ShapeConditions
@@ -22,6 +23,7 @@ SPEC = DomainSpec(
     },
     fetcher="rectiflow_shapes.fetching:fetch",
     verbs={
+        "demo": Verb("rectiflow_shapes.demo:run", DemoSettings),
         "batch": Verb("rectiflow_shapes.batch:run", BatchSettings, section="sampling"),
         "prepare": Verb("rectiflow_shapes.prepare:run", PrepareSettings),
     },
