@@ -62,15 +62,18 @@ def test_two_opposite_points_have_the_powers_of_legendre_polynomials() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_e3nn_harmonics_turn_by_its_own_matrices(generator: torch.Generator) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
+def test_e3nn_harmonics_turn_by_its_own_matrices(
+    generator: torch.Generator, dtype: torch.dtype, tolerance: float
+) -> None:
     turn = o3.quaternion_to_matrix(SO3().sample_prior((1, 4), generator, dtype=torch.float64))[0]
-    points = clouds(generator)[0]
+    points = clouds(generator)[0].to(dtype)
     for degree in range(5):
         irrep = o3.Irrep(degree, (-1) ** degree)
         matrix = irrep.D_from_matrix(turn)
         before = o3.spherical_harmonics(degree, points, normalize=True)
-        after = o3.spherical_harmonics(degree, points @ turn.T, normalize=True)
-        torch.testing.assert_close(after, before @ matrix.T, atol=1e-10, rtol=0)
+        after = o3.spherical_harmonics(degree, points @ turn.T.to(dtype), normalize=True)
+        torch.testing.assert_close(after, before @ matrix.T.to(dtype), atol=tolerance, rtol=0)
 
 
 def test_points_that_are_no_clouds_are_refused() -> None:

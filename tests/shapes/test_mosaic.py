@@ -14,6 +14,7 @@ from torch import Tensor
 from rectiflow.errors import ConfigError, DataError
 from rectiflow_shapes.extraction import grid_points, surface
 from rectiflow_shapes.farthest_points import farthest_points
+from rectiflow_shapes.meshes import inspect
 from rectiflow_shapes.mosaic import (
     Mosaic,
     convert,
@@ -26,7 +27,7 @@ from rectiflow_shapes.mosaic import (
 )
 from rectiflow_shapes.mosaic_fitting import fit, targets
 from rectiflow_shapes.signed_distance import signed_distance
-from rectiflow_shapes.solids import draw
+from rectiflow_shapes.solids import FAMILIES, draw
 
 BOX = (0.5, 0.35, 0.7)
 
@@ -146,10 +147,18 @@ def test_gradients_are_those_of_finite_differences(generator: torch.Generator, o
 
 
 def test_a_decoded_box_is_one_solid(generator: torch.Generator) -> None:
-    mesh = surface(decode(convert(box_points(4096, generator), box, 128), 64))
+    mosaic = convert(box_points(4096, generator), box, 128)
+    mesh = surface(decode(mosaic, 64))
     assert mesh.is_volume
     assert mesh.body_count == 1
     assert mesh.volume == pytest.approx(0.98, rel=0.02)
+    assert inspect(mesh).valid
+    # Uncovered space as outside throughout makes a shell inside the solid, which is closed as well.
+    values, covered = evaluate_on_grid(mosaic, 64)
+    shells = surface(torch.where(covered, values, torch.ones(())))
+    assert shells.is_watertight
+    assert shells.body_count == 2
+    assert not inspect(shells).valid
 
 
 def test_thin_walls_need_many_cubes_and_the_conversion_sees_it() -> None:
@@ -168,6 +177,19 @@ def test_thin_walls_need_many_cubes_and_the_conversion_sees_it() -> None:
     assert fidelity(enough, mesh).volume_ratio == pytest.approx(1, abs=0.1)
     with pytest.raises(DataError, match="too thin"):
         convert_faithfully(mesh, points, distance, ((64, 7),), resolution=64)
+
+
+@pytest.mark.parametrize(
+    ("cubes", "kinds", "least"), [(256, tuple(FAMILIES["demo"]), 0.8), (64, ("bottle", "gear"), 0.9)]
+)
+def test_kinds_keep_their_volume_in_one_body(cubes: int, kinds: tuple[str, ...], least: float) -> None:
+    for kind in kinds:
+        mesh = draw("demo", list(FAMILIES["demo"]).index(kind)).mesh
+        sampled, _ = trimesh.sample.sample_surface(mesh, 4096, seed=0)
+        points = torch.from_numpy(np.asarray(sampled)).float()
+        found = fidelity(convert(points, lambda queries, mesh=mesh: signed_distance(mesh, queries), cubes), mesh)
+        assert found.volume_ratio >= least, kind
+        assert found.bodies == 1, kind
 
 
 def test_farthest_points_are_the_farthest(generator: torch.Generator) -> None:

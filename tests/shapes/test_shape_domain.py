@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from PIL import Image
 from rectiflow.config import compose_training, compose_verb
 from rectiflow.domain import build
 from rectiflow.errors import ConfigError
+from rectiflow.sampling import integrate
 from rectiflow.settings import EvaluateSettings, SampleSettings
 from rectiflow.verbs import evaluate, sample, train
 from rectiflow_shapes import SPEC
+from rectiflow_shapes.demo import write_meshes
 from rectiflow_shapes.domain import Shapes
 from rectiflow_shapes.evaluation import valid_share
 from rectiflow_shapes.signed_distance import signed_distance
@@ -23,8 +26,6 @@ from rectiflow_shapes.signed_distance import signed_distance
 SMALL = [
     "data.count=18",
     "data.held=12",
-    "representation.components=8",
-    "representation.columns=4",
     "model.width=16",
     "model.depth=2",
     "model.heads=2",
@@ -34,6 +35,8 @@ SMALL = [
     "training.preview_every=0",
     "sampling.steps=2",
 ]
+COMPONENTS = ["representation.components=8", "representation.columns=4"]
+MOSAICS = ["representation=mosaic", "representation.cubes=8", "representation.kept=0"]
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +49,8 @@ def in_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECTIFLOW_CACHE", str(cache))
 
 
-def domain(*overrides: str) -> Shapes:
-    made = build(SPEC, compose_training(SPEC, [*SMALL, *overrides]))
+def domain(*overrides: str, representation: Sequence[str] = COMPONENTS) -> Shapes:
+    made = build(SPEC, compose_training(SPEC, [*SMALL, *representation, *overrides]))
     assert isinstance(made, Shapes)
     return made
 
@@ -68,7 +71,8 @@ def test_files_and_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_from_solids_to_files(tmp_path: Path) -> None:
-    folder = train.run(SPEC, compose_training(SPEC, [*SMALL, f"out={tmp_path}", "name=tiny"]))
+    longer = ["data.count=64", "data.held=64", "training.steps=50", f"out={tmp_path}", "name=tiny"]
+    folder = train.run(SPEC, compose_training(SPEC, [*SMALL, *COMPONENTS, *longer]))
     settings = [f"run={folder}", "samplers=[euler-2]", "count=4", "paths=2", "batch=4"]
     evaluate.run(SPEC, compose_verb(EvaluateSettings, {}, settings))
     figures = json.loads((folder / "metrics.json").read_text())
@@ -76,13 +80,28 @@ def test_from_solids_to_files(tmp_path: Path) -> None:
     assert figures["valid.floor"] <= 1
     assert {"nna_cd.floor", "accuracy_points.euler.nfe_2", "fd_e3.baseline"} <= figures.keys()
     assert (folder / "report.html").is_file()
-    settings = [f"run={folder}", "count=2", "steps=2", "cond.kind=mug", f"out={tmp_path / 'samples'}"]
+    settings = [f"run={folder}", "count=4", "steps=2", "cond.kind=mug", f"out={tmp_path / 'samples'}"]
     drawn = sample.run(SPEC, compose_verb(SampleSettings, {"cond": SPEC.conditions}, settings))
     files = sorted(drawn.glob("*.glb"))
-    assert [file.name for file in files] == ["00000-mug.glb", "00001-mug.glb"]
+    assert [file.name for file in files] == [f"{number:05d}-mug.glb" for number in range(4)]
     assert all(len(trimesh.load(file, force="mesh").faces) > 0 for file in files)
     with Image.open(drawn / "all.png") as sheet:
         assert sheet.width > 100
+    assert len(list(write_meshes(SPEC, folder).glob("*.glb"))) == 16
+
+
+@pytest.mark.parametrize("representation", [COMPONENTS, MOSAICS], ids=["principal_grid", "mosaic"])
+def test_networks_before_training_make_finite_states_and_fields(representation: list[str]) -> None:
+    made = domain(representation=representation)
+    generator = torch.Generator().manual_seed(0)
+    network = made.network(generator)
+    for parameter in network.parameters():
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    flow = made.flow(network)
+    cond = made.conditions(3, generator)
+    with torch.no_grad():
+        drawn = integrate(flow, flow.sample_source(made.sample_shape(3, cond), cond, generator), steps=3, cond=cond).x
+        assert made.representation.decode(drawn).isfinite().all()
 
 
 def test_real_solids_survive_the_default_representation_of_the_data() -> None:

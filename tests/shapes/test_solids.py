@@ -23,10 +23,11 @@ def digest(solid: Solid) -> str:
     return hashlib.sha256(solid.mesh.vertices.tobytes() + solid.mesh.faces.tobytes()).hexdigest()
 
 
+@pytest.mark.parametrize("each", [6, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("family", "label"), CASES, ids=lambda value: str(value))
-def test_solids_are_closed_single_bodies_of_the_same_size(family: str, label: int) -> None:
+def test_solids_are_closed_single_bodies_of_the_same_size(family: str, label: int, each: int) -> None:
     kinds = FAMILIES[family]
-    for place in range(6):
+    for place in range(each):
         solid = draw(family, label + place * len(kinds), split="train" if place % 2 else "validation")
         assert solid.kind == list(kinds)[label]
         assert solid.label == label
