@@ -98,10 +98,10 @@ class NoisyChain:
             raise ConfigError(f"clamp of the chain's means is {self.clamp:g}; it must be above 0, or None for no clamp")
         object.__setattr__(self, "times", torch.arange(self.steps + 1, dtype=torch.float64) / self.steps)
 
-    def mean(self, k: Tensor, x: Tensor, observation: Tensor) -> Tensor:
-        """Where steps k (B,), integers, lead from x without noise."""
-        times = self.times.to(x)
-        t, until = times[k], times[k + 1]
+    def mean(self, k: int, x: Tensor, observation: Tensor) -> Tensor:
+        """Where step k leads from x without noise."""
+        # expanded, so that a network can see that it is one time for all and embed it once
+        t, until = (self.times[place].to(x).expand(len(x)) for place in (k, k + 1))
         if self.flow.average:
             velocity = self.flow.average_velocity(x, t, until, observation=observation)
         else:
@@ -109,19 +109,18 @@ class NoisyChain:
         mean: Tensor = x + velocity * (until - t)[:, None, None]
         return mean if self.clamp is None else mean.clamp(-self.clamp, self.clamp)
 
-    def step(self, k: Tensor, x: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of x_{k+1} given x_k = x, at steps k (B,)."""
-        return self.mean(k, x, observation), self.noise(k, self.observation(observation))
+    def step(self, k: int, x: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of x_{k+1} given x_k = x."""
+        return self.mean(k, x, observation), self.noise(torch.full((len(x),), k), self.observation(observation))
 
     @torch.no_grad()
     def sample(self, observation: Tensor, generator: torch.Generator) -> Path:
         """Noisy denoisings, one for each observation (B, ...)."""
-        count = len(observation)
-        shape = (count, *self.noise.shape)
+        shape = (len(observation), *self.noise.shape)
         x = self.flow.sample_source(shape, generator=generator, dtype=observation.dtype)
         states, means, stds = [x], [], []
         for k in range(self.steps):
-            mean, std = self.step(torch.full((count,), k), x, observation)
+            mean, std = self.step(k, x, observation)
             x = mean + std * torch.randn(shape, generator=generator, dtype=x.dtype)
             states.append(x)
             means.append(mean)
@@ -129,20 +128,17 @@ class NoisyChain:
         return Path(torch.stack(states, 1), torch.stack(means, 1), torch.stack(stds, 1))
 
     def replay(self, states: Tensor, observation: Tensor) -> Path:
-        """The same states (B, K + 1, ...) with the laws that their steps have now, with gradients; all steps at once."""
-        count = len(states)
-        k = torch.arange(self.steps).repeat(count)
-        before = states[:, :-1].flatten(0, 1)
-        mean, std = self.step(k, before, observation.repeat_interleave(self.steps, 0))
-        shape = (count, self.steps, *self.noise.shape)
-        return Path(states, mean.view(shape), std.view(shape))
+        """The same states (B, K + 1, ...) with the laws that their steps have now, with gradients."""
+        laws = [self.step(k, states[:, k], observation) for k in range(self.steps)]
+        means, stds = (torch.stack(parts, 1) for parts in zip(*laws, strict=True))
+        return Path(states, means, stds)
 
     @torch.no_grad()
     def act(self, observation: Tensor, x0: Tensor) -> Tensor:
         """The chunk (B, actions, components) that is reached without noise from x0, as the deployed policy acts."""
         x = x0
         for k in range(self.steps):
-            x = self.mean(torch.full((len(x),), k), x, observation)
+            x = self.mean(k, x, observation)
         return x
 
 

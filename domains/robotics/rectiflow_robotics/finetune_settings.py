@@ -40,9 +40,13 @@ class CreditSettings:
 
 @dataclass
 class PPOSettings:
-    """How an update goes; it may move the true denoising chain by `target_kl` nats, `final_kl` at the end of a run."""
+    """How an update goes; it may move the true denoising chain by `target_kl` nats, `final_kl` at the end of a run.
+
+    `epochs` are the policy's passes over a rollout, `critic_epochs` the critic's.
+    """
 
     epochs: int = 4
+    critic_epochs: int = 4
     minibatch: int = 320
     target_kl: float = 0.3
     final_kl: float = 0.05

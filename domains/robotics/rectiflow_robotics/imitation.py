@@ -75,5 +75,5 @@ def distance(chain: NoisyChain, achieved: Achieved, generator: torch.Generator) 
     policy still makes of x0. sigma is a scale here, it does not learn.
     """
     x0 = chain.flow.sample_source(achieved.chunks.shape, generator=generator, dtype=achieved.chunks.dtype)
-    mean, std = chain.step(torch.zeros(len(x0), dtype=torch.long), x0, achieved.observations)
+    mean, std = chain.step(0, x0, achieved.observations)
     return 0.5 * ((achieved.chunks - mean) / std.detach()).square().flatten(1).sum(-1).mean()

@@ -67,11 +67,18 @@ class PolicyNetwork(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, observation: Tensor, until: Tensor | None = None) -> Tensor:
         """Velocity, (B, Ta, Da) as x, at times t (B,)."""
-        hidden = self.enter(x.flatten(1)) + self.time(t, until=until) + self.features(observation)
+        hidden = self.enter(x.flatten(1)) + self.moment(t, until) + self.features(observation)
         for layer in self.layers:
             hidden = hidden + layer(F.mish(hidden))
         velocity: Tensor = self.leave(F.mish(hidden)).view(x.shape)
         return velocity
+
+    def moment(self, t: Tensor, until: Tensor | None) -> Tensor:
+        """What the network makes of times (B,): (B, width), or (1, width) where they are one expanded number."""
+        if t.stride(0) == 0 and (until is None or until.stride(0) == 0):
+            t, until = t[:1], None if until is None else until[:1]
+        vector: Tensor = self.time(t, until=until)
+        return vector
 
     def features(self, observation: Tensor) -> Tensor:
         """What the network makes of observations, (B, width)."""

@@ -24,6 +24,8 @@ STOP_FACTOR = 1.5
 RATE_FACTOR = 1.5
 RATE_RANGE = 30.0
 CONSECUTIVE_SKIPS = 10
+MEASURED = 640
+"""Chunks that tell how far an update went: the divergence of a chunk varies by about its mean, so to some four per cent."""
 
 
 class Surrogate(NamedTuple):
@@ -62,7 +64,8 @@ class PPO:
     """How an update goes.
 
     Args:
-        epochs: passes over the rollout, at most.
+        epochs: passes of the policy over the rollout, at most.
+        critic_epochs: passes of the critic, which costs a K-th of the policy.
         minibatch: chunks a step.
         target_kl: nats of the true chain that one update may move the policy; above 1.5 times that the actor stops.
         final_kl: what `target_kl` has fallen to, linearly, at the end of a run: late updates follow noise more than signal.
@@ -77,6 +80,7 @@ class PPO:
     """
 
     epochs: int = 4
+    critic_epochs: int = 4
     minibatch: int = 320
     target_kl: float = 0.3
     final_kl: float = 0.05
@@ -87,9 +91,10 @@ class PPO:
     advantage_clip: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.minibatch < 1:
+        if min(self.epochs, self.critic_epochs, self.minibatch) < 1:
             raise ConfigError(
-                f"ppo.epochs={self.epochs}, ppo.minibatch={self.minibatch}: both must be integers of at least 1"
+                f"ppo.epochs={self.epochs}, ppo.critic_epochs={self.critic_epochs}, ppo.minibatch={self.minibatch}: all must "
+                "be integers of at least 1"
             )
         positive = min(self.target_kl, self.final_kl, self.grad_clip, self.advantage_clip)
         if not (positive > 0 and self.anchor >= 0):
@@ -155,21 +160,23 @@ def update(
     if learner.imitation is not None:
         learner.imitation.remember(experience.observations, experience.path.states[:, -1], experience.succeeded)
     steps = 0
-    for _ in range(options.epochs):
+    for epoch in range(max(options.epochs, options.critic_epochs)):
         order = torch.randperm(len(experience.values), generator=generator)
         for index in torch.split(order, options.minibatch):
-            if acting and advantages is not None:
+            if acting and advantages is not None and epoch < options.epochs:
                 kl = _actor_step(learner, experience, advantages, index, objective, options, generator, figures)
                 acting = kl <= STOP_FACTOR * options.target_kl
                 steps += acting
-            _critic_step(learner, experience, index, options, figures)
+            if epoch < options.critic_epochs:
+                _critic_step(learner, experience, index, options, figures)
     result = {name: sum(values) / len(values) for name, values in figures.items()}
     result["ratio_error"] = error
     result["actor_steps"] = float(steps)
     result["explained_variance"] = explained_variance(experience.values, experience.returns)
     if before:
-        moved = divergence(learner.chain, experience, options.minibatch)
-        result["kl"] = _retreat(learner, experience, before, moved, options)
+        measured = torch.randperm(len(experience.values), generator=generator)[:MEASURED]
+        moved = divergence(learner.chain, experience, measured)
+        result["kl"] = _retreat(learner, experience, before, moved, measured, options.target_kl)
         if options.adaptive:
             _follow(learner, moved, options.target_kl)
     result["learning_rate"] = learner.actor_optimizer.param_groups[0]["lr"]
@@ -177,13 +184,10 @@ def update(
 
 
 @torch.no_grad()
-def divergence(chain: NoisyChain, experience: Experience, batch: int) -> float:
-    """Mean KL divergence in nats of the chain's present law from the one that it was sampled with."""
-    total = 0.0
-    for index in torch.split(torch.arange(len(experience.values)), batch):
-        old = experience.path.rows(index)
-        total += float(chain_kl(old, chain.replay(old.states, experience.observations[index])).sum())
-    return total / len(experience.values)
+def divergence(chain: NoisyChain, experience: Experience, index: Tensor) -> float:
+    """Mean KL divergence in nats, over some chunks, of the chain's present law from the one that it was sampled with."""
+    old = experience.path.rows(index)
+    return float(chain_kl(old, chain.replay(old.states, experience.observations[index])).mean())
 
 
 def _actor_step(
@@ -220,18 +224,20 @@ def _actor_step(
     return kl
 
 
-def _retreat(learner: Learner, experience: Experience, before: Sequence[Tensor], moved: float, options: PPO) -> float:
+def _retreat(
+    learner: Learner, experience: Experience, before: Sequence[Tensor], moved: float, measured: Tensor, target: float
+) -> float:
     """Go part of the way back from an update that left the trust region; returns the divergence that remains.
 
     A single step may leave it, Adam's first above all. The divergence grows with the square of the way.
     """
-    if not moved > STOP_FACTOR * options.target_kl:
+    if not moved > STOP_FACTOR * target:
         return moved
-    share = (options.target_kl / moved) ** 0.5
+    share = (target / moved) ** 0.5
     with torch.no_grad():
         for parameter, old in zip(_parameters(learner.actor_optimizer), before, strict=True):
             parameter.copy_(torch.lerp(old, parameter, share))
-    return divergence(learner.chain, experience, options.minibatch)
+    return divergence(learner.chain, experience, measured)
 
 
 def _critic_step(
