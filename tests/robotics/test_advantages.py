@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 
 from rectiflow_robotics.advantages import explained_variance, generalised_advantages, normalised
+from rectiflow_robotics.chunks import ChunkedEnvironments
+from rectiflow_robotics.environments import TaskEnvironment
 from rectiflow_robotics.rewards import RewardScale
+from rectiflow_robotics.simulators import Suite
 
 T, N, TRACE = 12, 5, 0.9
 
@@ -43,6 +50,62 @@ def test_advantages_are_the_double_sum_with_ends_of_both_kinds() -> None:
         columns = [part[:, n].tolist() for part in (rewards, values, following, terminated, done, discounts)]
         assert found.advantages[:, n].tolist() == pytest.approx(reference(*columns), abs=1e-6)
     assert found.returns == pytest.approx(found.advantages + values, abs=1e-12)
+
+
+class Counting(gym.Env[np.ndarray, np.ndarray]):
+    """Shows how many steps an episode has had, pays a tenth of it, and ends after as many as its first action says."""
+
+    observation_space = Box(0.0, 20.0, (1,), dtype=np.float64)
+    action_space = Box(-1.0, 1.0, (1,), dtype=np.float64)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.count = 0
+        return np.zeros(1), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.count += 1
+        won = bool(action[0] > 0.8)
+        return np.full(1, float(self.count)), 0.1 * self.count, False, False, {"success": won}
+
+
+def test_episodes_follow_one_another_as_in_a_vector_of_gymnasium_without_its_steps_of_resetting() -> None:
+    """Its vectors spend a step on resetting (NEXT_STEP), whose action is ignored; without those rows both see the same."""
+    suite = Suite("counting", lambda: ("counting",), lambda name: True, lambda name: Counting(), limit=5)
+
+    def make() -> TaskEnvironment:
+        return TaskEnvironment("counting", suite, reward="dense", limit=5)
+
+    vector = gym.vector.SyncVectorEnv([make])
+    assert vector.metadata["autoreset_mode"] == gym.vector.AutoresetMode.NEXT_STEP
+    ours = ChunkedEnvironments("point-reach", 1)
+    ours.environments = [make()]
+    actions = np.random.default_rng(0).uniform(-1, 1, (40, 1, 1, 1))
+    seen, steps = [ours.reset()], []
+    for action in actions:
+        steps.append(ours.step(action))
+        seen.append(steps[-1].observation)
+    before, resetting, rows = vector.reset()[0], False, []
+    remaining = iter(actions[:, 0])
+    while len(rows) < len(actions):
+        action = np.zeros((1, 1)) if resetting else next(remaining)
+        after, reward, terminated, truncated, _ = vector.step(action)
+        if not resetting:
+            rows.append([float(part[0]) for part in (before[0], reward, after[0], terminated, truncated)])
+        before, resetting = after, bool(terminated[0] or truncated[0])
+    here = [
+        [float(now[0, 0]), float(s.reward[0]), float(s.final[0, 0]), float(s.terminated[0]), float(s.truncated[0])]
+        for now, s in zip(seen, steps, strict=False)
+    ]
+    np.testing.assert_allclose(here, rows, atol=1e-6)
+    v, r, following, terminated, truncated = torch.tensor(rows).double().T
+    assert terminated.any()
+    assert truncated.any()
+    ends, done = terminated.bool(), (terminated + truncated).bool()
+    columns = [part[:, None] for part in (r, v, following, ends, done, torch.full_like(r, 0.97))]
+    found = generalised_advantages(*columns, TRACE).advantages.flatten()
+    values = [part.tolist() for part in (r, v, following, ends, done, torch.full_like(r, 0.97))]
+    assert found.tolist() == pytest.approx(reference(*values), abs=1e-6)  # type: ignore[arg-type]
 
 
 def test_a_time_limit_bootstraps_from_the_final_observation_and_a_success_does_not() -> None:

@@ -13,6 +13,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
+from rectiflow.sampling import integrate
 from rectiflow_robotics.chain import ChainMismatch, NoisyChain, Path, chain_kl, require_ratio_one
 from rectiflow_robotics.noise import NoiseNetwork, scheduled_bounds
 
@@ -22,11 +23,12 @@ SHAPE = (3, 2)
 class Net(nn.Module):
     """A small velocity network; `until` says whether it stands for averages."""
 
-    def __init__(self, seed: int, *, until: bool = False) -> None:
+    def __init__(self, seed: int, *, until: bool = False, shape: tuple[int, int] = SHAPE) -> None:
         super().__init__()
+        size = math.prod(shape)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.body = nn.Sequential(nn.Linear(6 + 5 + 2, 32), nn.Tanh(), nn.Linear(32, 6))
+            self.body = nn.Sequential(nn.Linear(size + 5 + 2, 32), nn.Tanh(), nn.Linear(32, size))
         self.until = until
 
     def forward(self, x: Tensor, t: Tensor, observation: Tensor, until: Tensor | None = None) -> Tensor:
@@ -37,11 +39,16 @@ class Net(nn.Module):
 
 
 def make(
-    steps: int, *, average: bool = False, clamp: float | None = None, dtype: torch.dtype = torch.float64
+    steps: int,
+    *,
+    average: bool = False,
+    clamp: float | None = None,
+    dtype: torch.dtype = torch.float64,
+    shape: tuple[int, int] = SHAPE,
 ) -> NoisyChain:
-    noise = NoiseNetwork(5, SHAPE, steps, low=0.05, high=0.2, generator=torch.Generator().manual_seed(1))
+    noise = NoiseNetwork(5, shape, steps, low=0.05, high=0.2, generator=torch.Generator().manual_seed(1))
     nn.init.normal_(noise.last.weight, std=0.3, generator=torch.Generator().manual_seed(2))
-    net = Net(0, until=average).to(dtype)
+    net = Net(0, until=average, shape=shape).to(dtype)
     return NoisyChain(Flow(net, average=average), noise.to(dtype), steps, lambda o: o, clamp)
 
 
@@ -50,21 +57,23 @@ def observations(count: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("shape", "steps"), [((3, 2), 4), ((1, 1), 1), ((8, 8), 8)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-def test_log_probability_is_that_of_one_block_diagonal_normal(dtype: torch.dtype, tolerance: float) -> None:
-    chain = make(4, dtype=dtype)
-    seen = observations(7, dtype)
+def test_log_probability_is_that_of_one_block_diagonal_normal(
+    dtype: torch.dtype, tolerance: float, shape: tuple[int, int], steps: int
+) -> None:
+    chain = make(steps, dtype=dtype, shape=shape)
+    seen, size = observations(7, dtype), math.prod(shape)
     path = chain.replay(chain.sample(seen, torch.Generator().manual_seed(5)).states, seen)
+    source = MultivariateNormal(torch.zeros(size).double(), torch.eye(size).double())
     for row in range(7):
-        x, o, expected = path.states[row], seen[row : row + 1], 0.0
-        expected += float(
-            MultivariateNormal(torch.zeros(6).double(), torch.eye(6).double()).log_prob(x[0].flatten().double())
-        )
-        for k in range(4):
-            # velocity and noise straight from the networks, at the time k / 4 that the chain is to use
-            v = chain.flow.model(x[k][None], torch.full((1,), k / 4, dtype=dtype), observation=o)
+        x, o = path.states[row], seen[row : row + 1]
+        expected = float(source.log_prob(x[0].flatten().double()))
+        for k in range(steps):
+            # velocity and noise straight from the networks, at the time k / K that the chain is to use
+            v = chain.flow.model(x[k][None], torch.full((1,), k / steps, dtype=dtype), observation=o)
             sigma = chain.noise(torch.tensor([k]), o)[0].flatten().double()
-            law = MultivariateNormal((x[k] + v[0] / 4).flatten().double(), torch.diag(sigma**2))
+            law = MultivariateNormal((x[k] + v[0] / steps).flatten().double(), torch.diag(sigma**2))
             expected += float(law.log_prob(x[k + 1].flatten().double()))
         assert float(path.log_prob()[row]) == pytest.approx(expected, abs=tolerance)
 
@@ -75,6 +84,7 @@ def test_log_probability_is_that_of_one_block_diagonal_normal(dtype: torch.dtype
 def test_ratio_is_one_before_the_first_update(steps: int, average: bool, training: bool) -> None:
     chain = make(steps, average=average, dtype=torch.float32)
     chain.noise.train(training)
+    chain.flow.model.train(training)
     seen = observations(256, torch.float32)
     path = chain.sample(seen, torch.Generator().manual_seed(0))
     chosen = torch.randperm(256, generator=torch.Generator().manual_seed(1))[:100]
@@ -123,7 +133,30 @@ def test_sampler_and_likelihood_ask_for_the_velocity_at_k_over_K(steps: int, ave
         )
     asked.clear()
     chain.replay(path.states, observations(3))
-    assert asked[0][0].tolist() == pytest.approx(sampled * 3, abs=1e-12)
+    assert [float(t[0]) for t, _ in asked] == pytest.approx(sampled, abs=1e-12)
+    assert all(t.shape == (3,) and len(t.unique()) == 1 for t, _ in asked)
+
+
+class Silent(nn.Module):
+    """No noise at all."""
+
+    shape = SHAPE
+
+    def forward(self, step: Tensor, observation: Tensor) -> Tensor:
+        return torch.zeros(len(step), *SHAPE)
+
+
+@pytest.mark.parametrize("clamp", [None, 0.8])
+@pytest.mark.parametrize("average", [False, True])
+def test_at_no_noise_the_chain_is_the_deployed_policy_to_the_bit(clamp: float | None, average: bool) -> None:
+    chain = replace(make(4, clamp=clamp, average=average), noise=Silent())  # type: ignore[arg-type]
+    seen = observations(50)
+    path = chain.sample(seen, torch.Generator().manual_seed(9))
+    assert torch.equal(path.states[:, -1], chain.act(seen, path.states[:, 0]))
+    if clamp is None:
+        method = "jump" if average else "euler"
+        solution = integrate(chain.flow, path.states[:, 0], steps=4, method=method, cond={"observation": seen})
+        torch.testing.assert_close(path.states[:, -1], solution.x, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("clamp", [None, 0.8])
@@ -198,7 +231,7 @@ def test_gradient_of_the_ratio_is_that_of_the_expected_reward() -> None:
         blocks.append(float(score))
     estimates = torch.tensor(blocks)
     error = math.hypot(float(estimates.std()) / math.sqrt(len(blocks)), float(difference.std()) / math.sqrt(count))
-    assert abs(float(estimates.mean()) - float(difference.mean())) < 4 * error
+    assert abs(float(estimates.mean()) - float(difference.mean())) < 3 * error  # the bar; seeds are fixed
     assert abs(float(difference.mean())) > 20 * error
 
 

@@ -23,9 +23,11 @@ from rectiflow_robotics.curves import draw_comparison
 from rectiflow_robotics.finetune_settings import FinetuneSettings
 from rectiflow_robotics.finetuning import Progress, Session, judge
 from rectiflow_robotics.finetuning import run as finetune
+from rectiflow_robotics.point_reach import PointReach
 from rectiflow_robotics.ppo import PPO, clipped_surrogate
 from rectiflow_robotics.replay import ReplayBuffer, Stored
 from rectiflow_robotics.trainers import PolicyGradient, domain_of
+from rectiflow_robotics.workers import WorkerEnvironments
 
 SMALL = [
     "envs=8",
@@ -186,6 +188,43 @@ def test_rewards_that_are_not_finite_stop_the_run_with_its_checkpoint_intact(
     assert found is not None
     assert found.step == 2
     assert all(bool(torch.isfinite(value).all()) for value in found.model.values())
+
+
+@pytest.mark.fault
+def test_a_run_goes_on_where_a_worker_is_killed(cloned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, calls = WorkerEnvironments.step, 0
+
+    def murderous(self: WorkerEnvironments, actions: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 25:  # in the third iteration, of ten chunks each
+            self._workers[1].process.kill()
+        return step(self, actions)
+
+    monkeypatch.setattr(WorkerEnvironments, "step", murderous)
+    folder = run(cloned, tmp_path, "workers=2")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
+    assert [line["broken"] for line in lines[1:]] == [0, 0, 4, 4]  # the four environments of that worker
+    assert "success.after" in json.loads((folder / "metrics.json").read_text())
+
+
+def test_observations_that_are_not_finite_cost_an_episode_and_nothing_else(
+    cloned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, calls = PointReach.step, 0
+
+    def blind(self: PointReach, action: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        seen, *rest = step(self, action)
+        return (seen * np.nan if calls in (50, 51, 400) else seen, *rest)
+
+    monkeypatch.setattr(PointReach, "step", blind)
+    folder = run(cloned, tmp_path, "warm_up=0")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 4
+    assert all(bool(torch.isfinite(value).all()) for value in load_weights(folder, "model").values())
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_to_go_on_from(

@@ -32,9 +32,9 @@ def test_point_reach_from_half_to_nearly_always(tmp_path: Path) -> None:
     folder = finetune(spec, compose_verb(FinetuneSettings, {}, settings))
     seconds = time.process_time() - started
     figures = json.loads((folder / "metrics.json").read_text())
-    assert 0.4 <= figures["success.before"] <= 0.65
+    assert 0.4 <= figures["success.before"] <= 0.6
     assert figures["success.after"] >= 0.85
-    assert seconds <= 90  # of the processor; 30 on an idle core
+    assert seconds <= 60  # of the processor
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()][1:]
     assert max(line["ratio_error"] for line in lines) <= 1e-6
     assert lines[-1]["explained_variance"] > 0

@@ -83,6 +83,30 @@ def test_an_average_velocity_of_no_length_is_the_velocity() -> None:
     assert (average(x, t, seen, until=torch.ones(3)) - average(x, t, seen)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("until", [False, True])
+def test_one_time_for_all_is_embedded_once_and_gives_the_same(until: bool) -> None:
+    net = awake(network(until=until))
+    if net.time.step is not None:
+        with torch.no_grad():
+            net.time.step[2].weight.normal_(generator=torch.Generator().manual_seed(2))
+    x, seen = torch.randn(5, 4, 2), torch.rand(5, 4)
+    found = []
+    for spelled in (False, True):
+        t, end = torch.tensor(0.25).expand(5), torch.tensor(0.5).expand(5)
+        if spelled:
+            t, end = t.clone(), end.clone()
+        out = net(x, t, seen, end if until else None)
+        gradients = torch.autograd.grad(out.square().sum(), list(net.time.parameters()))
+        assert len(net.moment(t, end if until else None)) == (5 if spelled else 1)
+        found.append((out.detach(), *gradients))
+    torch.testing.assert_close(found[0], found[1], atol=1e-3, rtol=1e-4)
+    # one start, but ends that differ
+    if until:
+        ends = torch.linspace(0.3, 1, 5)
+        mixed = net(x, torch.tensor(0.25).expand(5), seen, ends)
+        torch.testing.assert_close(mixed[2:3], net(x[2:3], torch.tensor([0.25]), seen[2:3], ends[2:3]))
+
+
 def test_pictures_are_seen_where_they_differ() -> None:
     generator = torch.Generator().manual_seed(0)
     pictures = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
