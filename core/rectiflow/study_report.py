@@ -6,10 +6,11 @@ import base64
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -41,15 +42,18 @@ class Result:
     teacher_evaluations: float = 0.0
 
 
-def write_study(folder: Path, study: Study, results: Sequence[Result], *, title: str) -> Path:
-    """Write results.json, table.md, few_steps.png and report.html into a folder, and return the page's path.
+def write_study(
+    folder: Path, study: Study, results: Sequence[Result], *, title: str, facts: Mapping[str, Any] | None = None
+) -> Path:
+    """Write results.json, with further facts of the run, table.md, few_steps.png and report.html, and return the page's path.
 
     Raises:
         StorageError: a file cannot be written.
     """
     bar = next((result for result in results if (result.entry, result.sampler) == study.bar), None)
     rows = [{**asdict(result), "strip": str(result.strip) if result.strip else None} for result in results]
-    write_atomically(folder / "results.json", json.dumps({"machine": machine_info(), "rows": rows}, indent=1) + "\n")
+    everything = {"machine": machine_info(), **(facts or {}), "rows": rows}
+    write_atomically(folder / "results.json", json.dumps(everything, indent=1) + "\n")
     table = markdown_table(study, results)
     write_atomically(folder / "table.md", table)
     figure = _figure(study, results, bar)

@@ -64,12 +64,14 @@ def test_table_figure_and_page(tmp_path: Path) -> None:
     table = markdown_table(FEW_STEP, RESULTS).splitlines()
     assert table[0].startswith("| method | sampler | NFE | fd | KID |")
     assert table[-1] == "| reflow (2-RF) | euler-1 | 1 | 6 | nan | nan | 0.98 | 0.10 | 0.65 M | 321 | 384 k |"
-    page = write_study(tmp_path, FEW_STEP, RESULTS, title="study <digits>")
+    page = write_study(tmp_path, FEW_STEP, RESULTS, title="study <digits>", facts={"minutes": 33.5})
     assert "study &lt;digits&gt;" in page.read_text()
     assert "http" not in page.read_text()
     with Image.open(tmp_path / "few_steps.png") as figure:
         assert figure.size[0] > 800
-    assert len(json.loads((tmp_path / "results.json").read_text())["rows"]) == 3
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert len(written["rows"]) == 3
+    assert written["minutes"] == 33.5
 
 
 def test_mistakes_are_one_line(
@@ -107,7 +109,10 @@ def test_it_runs_and_continues(
     recorded = read_measurements(tmp_path / "runs/bench/few-step" / FILE)
     assert {entry.cell["entry"] for entry in recorded} == {"teacher", "boss", "instaflow", "shortcut", "phased"}
     assert all(entry.command.startswith("rectiflow evaluate images") for entry in recorded)
-    rows = json.loads((place / "results.json").read_text())["rows"]
+    written = json.loads((place / "results.json").read_text())
+    assert written["minutes"] > 0
+    assert written["cpu_seconds"] == spent
+    rows = written["rows"]
     assert {(row["sampler"], row["nfe"]) for row in rows if row["entry"] == "shortcut"} == {
         ("jump-1", 1),
         ("jump-2", 2),
@@ -125,3 +130,4 @@ def test_it_runs_and_continues(
     again = capsys.readouterr().out
     assert "rectiflow distill" not in again
     assert "rectiflow evaluate" not in again
+    assert json.loads((place / "results.json").read_text())["minutes"] is None  # of what was there already

@@ -75,7 +75,7 @@ def run(spec: DomainSpec, study: Study, config: DictConfig) -> Path:
     chosen = tuple(entry for entry in study.entries if not config.methods or entry.name in config.methods)
     bench = Bench(spec, replace(study, entries=chosen), config)
     bench.folder.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
+    started, fresh = time.perf_counter(), not any(bench.folder.iterdir())
     _run(bench, [Job(_train_teacher(bench), 1.0)])
     _make_pairs(bench)
     # Grids of the teacher are needed by what is straightened on them, so it is measured first.
@@ -84,8 +84,11 @@ def run(spec: DomainSpec, study: Study, config: DictConfig) -> Path:
     _run(bench, [_student(bench, entry) for entry in chosen if entry.stages])
     results = _results(bench)
     record_students(Path(str(config.out), FOLDER, str(config.name)), spec.name, study, results, count=int(config.count))
-    path = write_study(bench.folder, study, results, title=f"rectiflow · {spec.name} · {config.name}")
-    print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes\nreport: {path}")
+    minutes = (time.perf_counter() - started) / 60
+    facts = {name: config[name] for name in ("updates", "pairs", "count", "jobs")}
+    facts |= {"cpu_seconds": _spent(bench), "minutes": round(minutes, 1) if fresh else None}
+    path = write_study(bench.folder, study, results, title=f"rectiflow · {spec.name} · {config.name}", facts=facts)
+    print(f"done in {minutes:.1f} minutes\nreport: {path}")
     return path
 
 
