@@ -16,12 +16,13 @@ import torch
 from rectiflow.errors import ConfigError, DataError, MissingDependency
 from rectiflow.fetch import Package
 from rectiflow_audio import real_sounds
-from rectiflow_audio.excerpts import at_length
+from rectiflow_audio.excerpts import at_length, equaliser
 from rectiflow_audio.library import LibrarySounds
 from rectiflow_audio.mixing import Mixtures
 from rectiflow_audio.qt_resources import resources
 from rectiflow_audio.real_packages import ORIGINS, Origin
-from rectiflow_audio.real_sounds import Recording, assign_splits, convert, prepared, table, write_manifest
+from rectiflow_audio.real_sounds import convert, prepared
+from rectiflow_audio.recordings import Recording, assign_splits, table, write_manifest
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -99,6 +100,40 @@ def test_sounds_to_train_on_are_played_at_other_speeds(tmp_path: Path) -> None:
         assert all(abs(pitch_of(sounds.draw("a", 8000, split, seeded(n))) - 1000) < 3 for n in range(5))
     with pytest.raises(ConfigError, match="0 to 12 semitones"):
         LibrarySounds(tmp_path, speed=-1.0)
+
+
+def test_sounds_to_train_on_are_coloured_alone(tmp_path: Path) -> None:
+    """The levels of two tones differ by a random amount within twice the tone's decibels; held-out ones are as they lie."""
+    for kind in ("a", "b"):
+        (tmp_path / kind).mkdir()
+        for number in range(10):
+            soundfile.write(
+                tmp_path / kind / f"{number}.wav", tone(500, 1.0, 16_000) + 0.5 * tone(5000, 1.0, 16_000), 16_000
+            )
+    sounds = LibrarySounds(tmp_path, tone=6.0)
+
+    def ratio(split: str, seed: int) -> float:
+        power = torch.fft.rfft(sounds.draw("a", 16_000, split, seeded(seed))).abs().square()
+        return float(10 * torch.log10(power[500] / power[5000])) - 20 * math.log10(2)
+
+    found = [ratio("train", seed) for seed in range(40)]
+    assert min(found) < -2.5
+    assert max(found) > 2.5
+    assert all(abs(value) < 12 for value in found)
+    assert all(abs(ratio(split, 3)) < 0.1 for split in ("validation", "test"))
+    with pytest.raises(ConfigError, match="0 to 24 dB"):
+        LibrarySounds(tmp_path, tone=-1.0)
+
+
+def test_equalisers_are_smooth_and_bounded() -> None:
+    gains = torch.stack([equaliser(4001, 6.0, seeded(seed)) for seed in range(50)])
+    level = 20 * gains.log10()
+    assert level.shape == (50, 4001)
+    assert float(level.abs().amax()) <= 6.001
+    assert float(level.std()) > 2  # uniform knots have 3.5 dB, the lines between them less
+    octave = level[:, [250, 500, 1000, 2000, 4000]]
+    assert float(octave.diff(dim=1).abs().amax()) <= 12.01
+    assert float(level.diff(dim=1).abs().amax()) < 0.2
 
 
 @pytest.mark.parametrize(("length", "samples"), [(4096, 4096), (4608, 4096), (3648, 4096), (3648, 4095)])
@@ -189,6 +224,27 @@ def test_groups_stay_together_and_fractions_are_about_a_tenth() -> None:
     assert len(table(assigned)) == 2
 
 
+def test_every_package_gives_its_tenth_to_what_is_held_out() -> None:
+    """Packages of 200, 40 and 20 groups of one kind: each has as large a share in every split."""
+    sizes = {"large": 200, "middle": 40, "small": 20}
+    recordings = [
+        Recording(f"{name}{n}.flac", "k", f"{name}{n}", "", 1.0, package=name)
+        for name, size in sizes.items()
+        for n in range(size)
+    ]
+    assigned = assign_splits(recordings)
+    for name, size in sizes.items():
+        for split in ("validation", "test"):
+            held = sum(one.package == name and one.split == split for one in assigned)
+            assert held == size // 10
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 9, 11])
+def test_few_groups_reach_every_split(count: int) -> None:
+    assigned = assign_splits([Recording(f"{n}.flac", "k", f"g{n}", "", 1.0) for n in range(count)])
+    assert {one.split for one in assigned} == {"train", "validation", "test"}
+
+
 def container(files: dict[str, bytes], packed: bool) -> bytes:
     """A resource container of version 3 with one folder `sounds` that holds the files."""
     names, offsets = b"", []
@@ -251,7 +307,7 @@ def test_package_becomes_flac_with_kinds_groups_and_licences(tmp_path: Path) -> 
 
 def test_silent_files_are_no_recordings(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", np.zeros((16_000, 1)), 16_000)
-    with pytest.raises(DataError, match=r"less than 0\.05 s of sound"):
+    with pytest.raises(DataError, match=r"less than 0\.15 s of sound"):
         prepared(tmp_path / "x.wav")
 
 

@@ -86,6 +86,35 @@ def test_series_holds_what_was_asked_for() -> None:
     assert 4 < max(snrs) <= 5
 
 
+class Named:
+    """A tone for every kind of the real sounds."""
+
+    def __init__(self, *kinds: str) -> None:
+        self.kinds = kinds
+
+    def draw(self, kind: str, samples: int, split: str, generator: torch.Generator) -> torch.Tensor:
+        return torch.sin((1 + self.kinds.index(kind)) * torch.arange(samples) / 20)
+
+    def captions(self, kind: str, held_out: bool = False) -> tuple[str, ...]:
+        return (kind,)
+
+
+def test_kinds_that_one_query_may_mean_are_kept_apart() -> None:
+    """Music may be a guitar's, an instrument may be a guitar or a drum; a guitar is no drum."""
+    sounds = Named("speech", "music", "drums", "guitar", "animal", "instrument", "everyday")
+    pairs = {frozenset(item.kinds) for item in Mixtures(sounds, 0.01, 600, voices=(2, 2), overlap=False)}
+    music = {frozenset(pair) for pair in (("music", "drums"), ("music", "guitar"), ("music", "instrument"))}
+    apart = music | {frozenset(("instrument", "guitar")), frozenset(("instrument", "drums"))}
+    assert not pairs & apart
+    assert len(pairs) == 21 - 5
+    assert len({frozenset(item.kinds) for item in Mixtures(sounds, 0.01, 600, voices=(2, 2))}) == 21
+    three = list(Mixtures(sounds, 0.01, 200, voices=(3, 3), overlap=False, targets=("music",)))
+    assert all(item.kind == "music" and len(item.kinds) == 3 for item in three)
+    assert not any({"drums", "guitar", "instrument"} & set(item.kinds) for item in three)
+    with pytest.raises(ConfigError, match="'music' can be mixed with none of"):
+        Mixtures(Named("music", "guitar"), 0.01, 4, voices=(2, 2), overlap=False)
+
+
 def test_endless_series_has_no_length() -> None:
     endless = Mixtures(SOUNDS, 0.05)
     assert endless[10**9].mixture.shape == (800,)

@@ -207,6 +207,18 @@ def test_without_apt_rendered_sounds_take_the_place_of_real_ones(
     assert sounds.draw("music", 2000, "train", seeded()).shape == (2000,)
 
 
+def test_melodies_of_a_soundfont_join_the_real_sounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendered_sounds, "GUITARS", (0,))
+    monkeypatch.setattr(rendered_sounds, "INSTRUMENTS", (5,))
+    monkeypatch.setattr(rendered_sounds, "melody", lambda font, program, _, own: melody(font, program, 0.3, own))
+    with pytest.raises(DataError, match="no SoundFont"):
+        rendered_sounds.played_notes(tmp_path, tmp_path)
+    (tmp_path / "x.sf2").write_bytes(soundfont([(0, 0), (0, 5)]))
+    found = rendered_sounds.played_notes(tmp_path, tmp_path)
+    assert [one.kind for one in found] == ["guitar"] * 7 + ["instrument"] * 3
+    assert all(one.package == "timgm6mb-soundfont" and (tmp_path / one.path).is_file() for one in found)
+
+
 def test_a_system_without_a_pinned_synthesiser_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendered_sounds.platform, "machine", lambda: "s390x")
     with pytest.raises(DataError, match="s390x"):

@@ -75,8 +75,16 @@ REAL_PARAPHRASES: dict[str, tuple[str, ...]] = {
     "everyday": ("background noises of daily life", "foley effects", "something rattles and clatters"),
 }
 
+COVERS: dict[str, tuple[str, ...]] = {"music": ("drums", "guitar", "instrument"), "instrument": ("drums", "guitar")}
+"""Kinds whose captions are true of other kinds too: in a mixture of both, a query would have two right answers."""
+
 _TEMPLATES = ("{}", "the sound of {}", "a recording of {}", "{} in the background")
 _HELD_OUT_TEMPLATES = ("please keep the {}", "i can hear {}", "some noise made by {}")
+
+
+def ambiguous(one: str, other: str) -> bool:
+    """Whether what asks for one of two kinds may also mean the other."""
+    return other in COVERS.get(one, ()) or one in COVERS.get(other, ())
 
 
 def from_name(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -47,16 +47,16 @@ def synthetic(pool: float, **mixing: object) -> Mixes:
     return mixes(PooledSounds(SyntheticSounds(), pool), **mixing)  # type: ignore[arg-type]
 
 
-def library(path: str, speed: float = 0.0, **mixing: object) -> Mixes:
+def library(path: str, speed: float = 0.0, tone: float = 0.0, **mixing: object) -> Mixes:
     """Mixtures of sounds of the user's own: a folder with a sub-folder a kind, or a manifest; `mixing` as in `mixes`.
 
     Raises:
         ConfigError, DataError: see `LibrarySounds`.
     """
-    return mixes(LibrarySounds(path, speed), **mixing)  # type: ignore[arg-type]
+    return mixes(LibrarySounds(path, speed, tone), **mixing)  # type: ignore[arg-type]
 
 
-def real(speed: float = 0.0, **mixing: object) -> Mixes:
+def real(speed: float = 0.0, tone: float = 0.0, **mixing: object) -> Mixes:
     """Mixtures of the fetched real sounds; `mixing` as in `mixes`.
 
     Raises:
@@ -65,7 +65,7 @@ def real(speed: float = 0.0, **mixing: object) -> Mixes:
     folder = cache_folder("audio") / "real-sounds"
     if not folder.is_dir():
         raise DataError(f"the real sounds are not in {folder}; run: rectiflow fetch audio real-sounds")
-    return library(str(folder), speed, **mixing)
+    return library(str(folder), speed, tone, **mixing)
 
 
 def tracks(path: str, stems: Sequence[str], **mixing: object) -> Mixes:
@@ -120,14 +120,16 @@ def mixes(
     seed: int,
     text: str,
     targets: Sequence[str],
+    overlap: bool = True,
 ) -> Mixes:
     """Endless training mixtures and `held_out` others; see `MixingSettings`. The encoder `text` is not looked at here."""
     rules: dict[str, Any] = {
         "voices": (int(voices[0]), int(voices[1])),
         "snr_range": (float(snr[0]), float(snr[1])),
         "seed": seed,
+        "targets": tuple(targets),
+        "overlap": overlap,
     }
-    rules["targets"] = tuple(targets)
     kept = {"count": held_out, "split": "validation", **rules}
     return Mixes(
         Mixtures(sounds, seconds, absent=absent, **rules),

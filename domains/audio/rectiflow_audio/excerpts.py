@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from torch.nn import functional as F
 
 from rectiflow.errors import DataError
 from rectiflow_audio.resampling import resampled
+from rectiflow_audio.sounds import audible
 from rectiflow_audio.synthesis import RATE
 from rectiflow_audio.transforms import resample
 
 # A kernel of torchaudio's grows with the rates over their common divisor.
 _LARGEST_RATIO = 1000
 _GRAIN = 64
+_TRIES = 12
+_KNOTS, _LOWEST = 6, 200.0  # of an equaliser's curve, evenly apart over the logarithm of 1 + frequency / 200 Hz
 
 
 @dataclass(frozen=True)
@@ -59,17 +63,55 @@ def random_excerpt(clip: Clip, samples: int, generator: torch.Generator) -> Tens
     return track
 
 
-def varied_excerpt(clip: Clip, samples: int, semitones: float, generator: torch.Generator) -> Tensor:
-    """A random excerpt (samples,) played up to so many semitones faster or slower, of random polarity."""
+def audible_excerpt(
+    clips: Sequence[Clip], cut: Callable[[Clip], Tensor], kind: str, generator: torch.Generator
+) -> Tensor:
+    """What `cut` takes out of a random one of the clips of a kind, none of it silent.
+
+    Raises:
+        DataError: a file went away, or many excerpts in a row are silent.
+    """
+    for _ in range(_TRIES):
+        clip = clips[int(torch.randint(len(clips), (), generator=generator))]
+        excerpt = cut(clip)
+        if audible(excerpt):
+            return excerpt
+    raise DataError(
+        f"{_TRIES} random excerpts of kind {kind!r} were silent, the last of {clip.path}; "
+        "files must sound most of the time: cut the silence out"
+    )
+
+
+def varied_excerpt(clip: Clip, samples: int, semitones: float, decibels: float, generator: torch.Generator) -> Tensor:
+    """A random excerpt (samples,) played up to so many semitones faster or slower, of random polarity.
+
+    It is coloured by a smooth curve over frequency, by up to so many decibels either way.
+    """
     ratio = 2 ** (semitones / 12 * (2 * float(torch.rand((), generator=generator, dtype=torch.float64)) - 1))
     # Lengths without large prime factors transform fast.
     excerpt = random_excerpt(clip, max(_GRAIN, round(samples * ratio / _GRAIN) * _GRAIN), generator)
-    return at_length(excerpt, samples) * (2 * int(torch.randint(2, (), generator=generator)) - 1)
+    polarity = 2 * int(torch.randint(2, (), generator=generator)) - 1
+    gain = equaliser(samples // 2 + 1, decibels, generator) if decibels else torch.ones(())
+    return at_length(excerpt, samples, polarity * gain)
 
 
-def at_length(wave: Tensor, samples: int) -> Tensor:
-    """A wave (T,) squeezed or stretched to (samples,), by its Fourier series: pitches rise by T / samples."""
+def equaliser(bins: int, decibels: float, generator: torch.Generator) -> Tensor:
+    """Gains (bins,) at frequencies from 0 to 8 kHz: a random curve, smooth over pitch, within so many decibels of 1."""
+    knots = decibels * (2 * torch.rand(_KNOTS, generator=generator, dtype=torch.float32) - 1)
+    pitch = torch.log1p(torch.linspace(0, RATE / 2 / _LOWEST, bins, dtype=torch.float32))
+    place = pitch * ((_KNOTS - 1) / float(pitch[-1]))
+    below = place.long().clamp(max=_KNOTS - 2)
+    return 10 ** (torch.lerp(knots[below], knots[below + 1], place - below) / 20)
+
+
+def at_length(wave: Tensor, samples: int, gain: Tensor | None = None) -> Tensor:
+    """A wave (T,) squeezed or stretched to (samples,), by its Fourier series: pitches rise by T / samples.
+
+    gain: of the frequencies that come out, (samples // 2 + 1,) or one for all.
+    """
     spectrum = torch.fft.rfft(wave)[: samples // 2 + 1]
+    if gain is not None:
+        spectrum = spectrum * (gain if gain.ndim == 0 else gain[: len(spectrum)])
     stretched: Tensor = torch.fft.irfft(spectrum, n=samples) * (samples / len(wave))
     return stretched
 

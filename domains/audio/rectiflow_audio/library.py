@@ -13,12 +13,11 @@ from torch import Tensor
 
 from rectiflow.errors import ConfigError, DataError
 from rectiflow_audio.captions import REAL, REAL_PARAPHRASES, from_name
-from rectiflow_audio.excerpts import Clip, open_clip, random_excerpt, varied_excerpt
-from rectiflow_audio.real_sounds import MANIFEST, SUFFIXES, Recording, assign_splits
-from rectiflow_audio.sounds import SPLITS, audible, checked_split
+from rectiflow_audio.excerpts import Clip, audible_excerpt, open_clip, random_excerpt, varied_excerpt
+from rectiflow_audio.recordings import MANIFEST, SUFFIXES, Recording, assign_splits
+from rectiflow_audio.sounds import SPLITS, checked_split
 
 _log = logging.getLogger(__name__)
-_TRIES = 12
 _SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
 
 
@@ -30,19 +29,22 @@ class LibrarySounds:
     80 : 10 : 10; a kind of fewer than three files is split in time instead. Files that cannot be read are named in a warning
     and left out.
 
-    speed: semitones by which excerpts to train on are played faster or slower at most; their polarity is then random too. A
-    few minutes of sound are otherwise soon known by heart.
+    speed: semitones by which excerpts to train on are played faster or slower at most; tone: dB by which they are coloured at
+    most, by a smooth curve over frequency. Their polarity is then random too. A few minutes of sound are otherwise soon known
+    by heart.
 
     Raises:
-        ConfigError: a speed below 0 or above 12.
+        ConfigError: a speed below 0 or above 12, or a tone below 0 or above 24.
         DataError: no such folder or manifest, a manifest without its columns or with unknown splits, fewer than two kinds, or
             a kind without a readable file.
     """
 
-    def __init__(self, path: str | Path, speed: float = 0.0) -> None:
+    def __init__(self, path: str | Path, speed: float = 0.0, tone: float = 0.0) -> None:
         if not 0 <= speed <= 12:
             raise ConfigError(f"data.speed={speed} is not allowed: 0 to 12 semitones")
-        self.speed = speed
+        if not 0 <= tone <= 24:
+            raise ConfigError(f"data.tone={tone} is not allowed: 0 to 24 dB")
+        self.speed, self.tone = speed, tone
         root = Path(path).expanduser()
         listed, readable = _read(root)
         wanted = sorted({recording.kind for recording in listed})
@@ -67,18 +69,13 @@ class LibrarySounds:
                 f"there is no kind {kind!r} in the library; there are {', '.join(self.kinds)}: name one of them"
             )
         clips = self._clips[checked_split(split), kind]
-        for _ in range(_TRIES):
-            clip = clips[int(torch.randint(len(clips), (), generator=generator))]
-            if self.speed and split == "train":
-                excerpt = varied_excerpt(clip, samples, self.speed, generator)
-            else:
-                excerpt = random_excerpt(clip, samples, generator)
-            if audible(excerpt):
-                return excerpt
-        raise DataError(
-            f"{_TRIES} random excerpts of kind {kind!r} were silent, the last of {clip.path}; "
-            "files must sound most of the time: cut the silence out"
-        )
+
+        def cut(clip: Clip) -> Tensor:
+            if split == "train" and (self.speed or self.tone):
+                return varied_excerpt(clip, samples, self.speed, self.tone, generator)
+            return random_excerpt(clip, samples, generator)
+
+        return audible_excerpt(clips, cut, kind, generator)
 
     def captions(self, kind: str, held_out: bool = False) -> tuple[str, ...]:
         """Phrases that ask for a kind: written ones for the kinds of real-sounds, else made from its name."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rectiflow.errors import ConfigError
 from rectiflow.training.randomness import stream_seed
+from rectiflow_audio.captions import ambiguous
 from rectiflow_audio.sounds import Sounds, checked_split
 from rectiflow_audio.synthesis import RATE, levelled
 
@@ -125,7 +126,9 @@ class Mixtures:
     """A numbered series of random mixtures: number i depends on (seed, split, i) alone, in whichever process it is made.
 
     voices: how many kinds are mixed, at least and at most; targets: kinds that are asked for, none for all; absent: share of
-    mixtures that are asked for a kind they lack; the other arguments are those of `mix`. Iterating without `count` never ends.
+    mixtures that are asked for a kind they lack; overlap: mix kinds too of which one query may mean both (`captions.COVERS`:
+    music and a guitar), fewer than `voices` otherwise if need be; the other arguments are those of `mix`. Iterating without
+    `count` never ends.
 
     Raises:
         ConfigError: values that are not allowed, or more voices than kinds.
@@ -144,6 +147,7 @@ class Mixtures:
         targets: tuple[str, ...] = (),
         absent: float = 0.0,
         held_out: bool = False,
+        overlap: bool = True,
     ) -> None:
         if not 2 <= voices[0] <= voices[1] <= len(sounds.kinds):
             raise ConfigError(
@@ -170,6 +174,13 @@ class Mixtures:
         self.snr_range = snr_range
         self.absent = absent
         self.held_out = held_out
+        self.overlap = overlap
+        alone = [kind for kind in targets or sounds.kinds if len(self._apart([kind, *sounds.kinds])) < 2]
+        if alone:
+            raise ConfigError(
+                f"{alone[0]!r} can be mixed with none of {', '.join(sounds.kinds)}, of which its name may be said too: "
+                "add kinds, or allow it with data.overlap=true"
+            )
 
     def __len__(self) -> int:
         if self.count is None:
@@ -184,11 +195,11 @@ class Mixtures:
         absent = float(torch.rand((), generator=generator)) < self.absent
         # One more kind is drawn for an absent target, so that as many are heard.
         count = min(count + absent, len(self.sounds.kinds))
-        order = torch.randperm(len(self.sounds.kinds), generator=generator)[:count].tolist()
+        order = torch.randperm(len(self.sounds.kinds), generator=generator).tolist()
         kinds = [self.sounds.kinds[place] for place in order]
         if self.targets and kinds[0] not in self.targets:
-            wanted = self.targets[int(torch.randint(len(self.targets), (), generator=generator))]
-            kinds = [wanted, *[kind for kind in kinds if kind != wanted][: count - 1]]
+            kinds.insert(0, self.targets[int(torch.randint(len(self.targets), (), generator=generator))])
+        kinds = self._apart(kinds)[:count]
         return mix(
             self.sounds,
             kinds,
@@ -199,6 +210,14 @@ class Mixtures:
             absent=absent,
             held_out=self.held_out,
         )
+
+    def _apart(self, kinds: Sequence[str]) -> list[str]:
+        """Kinds in their order, each once; without `overlap`, none of which a query for one before it may mean."""
+        kept: list[str] = []
+        for kind in kinds:
+            if kind not in kept and (self.overlap or not any(ambiguous(kind, other) for other in kept)):
+                kept.append(kind)
+        return kept
 
     def __iter__(self) -> Iterator[Mixture]:
         index = 0

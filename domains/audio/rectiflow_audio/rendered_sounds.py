@@ -17,7 +17,8 @@ from rectiflow.training.randomness import stream_seed
 from rectiflow_audio.arranging import band, drumming, effect, melody
 from rectiflow_audio.espeak import Speaking
 from rectiflow_audio.files import write
-from rectiflow_audio.real_sounds import (
+from rectiflow_audio.real_packages import SOUNDFONT
+from rectiflow_audio.recordings import (
     ATTRIBUTION,
     MANIFEST,
     Recording,
@@ -114,6 +115,22 @@ def fetch_rendered_sounds(folder: Path | None = None) -> Path:
     return place(folder or cache_folder("audio") / "rendered-sounds", fill)
 
 
+def played_notes(package: Path, folder: Path) -> list[Recording]:
+    """Guitars and other instruments played on the notes of Debian's SoundFont, unpacked, as FLAC below `folder`.
+
+    Raises:
+        DataError: there is no SoundFont in the package that can be read.
+    """
+    fonts = sorted(package.rglob("*.sf2"))
+    if not fonts:
+        raise DataError(f"{package} holds no SoundFont (.sf2)")
+    font = read_soundfont(fonts[0])
+    found = _written(_melodies(font), SOUNDFONT.name, SOUNDFONT.version, SOUNDFONT.licence, folder)
+    minutes = sum(recording.seconds for recording in found) / 60
+    say(f"{SOUNDFONT.name}: {len(found)} melodies on {len(GUITARS) + len(INSTRUMENTS)} instruments, {minutes:.1f} min")
+    return found
+
+
 def _speech_package() -> Package:
     """eSpeak NG for this system.
 
@@ -139,14 +156,19 @@ def _played(font: SoundFont) -> Iterator[Piece]:
     """Every kind but speech."""
     for kit in DRUM_KITS:
         yield from _takes("drums", f"kit {kit}", 10, partial(drumming, font, kit, 8.0))
-    for program in GUITARS:
-        yield from _takes("guitar", font.names[0, program], 7, partial(melody, font, program, 8.0))
-    for program in INSTRUMENTS:
-        yield from _takes("instrument", font.names[0, program], 3, partial(melody, font, program, 8.0))
+    yield from _melodies(font)
     for program in EFFECTS:
         yield from _takes("everyday", font.names[0, program], 5, partial(effect, font, program, 6.0))
     for number in range(PIECES):
         yield from _takes("music", f"piece {number}", 1, partial(band, font, DRUM_KITS, 14.0))
+
+
+def _melodies(font: SoundFont) -> Iterator[Piece]:
+    """Guitars and other instruments, each on its own."""
+    for program in GUITARS:
+        yield from _takes("guitar", font.names[0, program], 7, partial(melody, font, program, 8.0))
+    for program in INSTRUMENTS:
+        yield from _takes("instrument", font.names[0, program], 3, partial(melody, font, program, 8.0))
 
 
 def _takes(kind: str, group: str, count: int, play: Callable[[torch.Generator], Tensor]) -> Iterator[Piece]:

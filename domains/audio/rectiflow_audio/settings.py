@@ -16,7 +16,8 @@ class MixingSettings:
 
     Clips of `seconds`; `voices` sounds of different kinds (at least, at most), the target `snr` dB (from, to) above the others
     together. `targets` are the kinds that are asked for, by default all. A share `absent` of the queries names a kind that is
-    not there: the target is silence. `text` is the encoder of the queries, `held_out` mixtures are kept for evaluation.
+    not there: the target is silence. Without `overlap` no two kinds are mixed of which one query may mean both, such as music and
+    a guitar. `text` is the encoder of the queries, `held_out` mixtures are kept for evaluation.
     """
 
     seconds: float = 1.016
@@ -24,6 +25,7 @@ class MixingSettings:
     snr: list[float] = field(default_factory=lambda: [-5.0, 5.0])
     targets: list[str] = field(default_factory=list)
     absent: float = 0.05
+    overlap: bool = True
     text: str = "hashed"
     held_out: int = 256
     seed: int = 0
@@ -41,12 +43,13 @@ class SyntheticSettings(MixingSettings):
 class LibrarySettings(MixingSettings):
     """A folder with one sub-folder a class, or a manifest (csv) of files; sounds are split by file.
 
-    Those to train on are played up to `speed` semitones faster or slower.
+    Those to train on are played up to `speed` semitones faster or slower, and coloured by up to `tone` dB at any frequency.
     """
 
     _target_: str = "rectiflow_audio.data.library"
     path: str = MISSING
     speed: float = 2.0
+    tone: float = 6.0
     text: str = "minilm"
 
 
@@ -56,6 +59,8 @@ class RealSettings(MixingSettings):
 
     _target_: str = "rectiflow_audio.data.real"
     speed: float = 2.0
+    tone: float = 6.0
+    overlap: bool = False
     text: str = "minilm"
 
 

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from rectiflow.errors import ConfigError, DataError
-from rectiflow_audio.excerpts import Clip, random_excerpt
+from rectiflow_audio.excerpts import Clip, audible_excerpt, random_excerpt
 from rectiflow_audio.library import read_recordings
-from rectiflow_audio.sounds import PooledSounds, SyntheticSounds, audible
+from rectiflow_audio.sounds import PooledSounds, SyntheticSounds
 from rectiflow_audio.synthesis import levelled
 
-_TRIES = 12
 _LEVEL = 0.1  # root mean square of the loudest voice
 
 
@@ -80,15 +79,7 @@ class LibrarySpeakers:
         return torch.stack([self._excerpt(speakers[number], samples, generator) for number in chosen])
 
     def _excerpt(self, clips: list[Clip], samples: int, generator: torch.Generator) -> Tensor:
-        for _ in range(_TRIES):
-            clip = clips[int(torch.randint(len(clips), (), generator=generator))]
-            excerpt = random_excerpt(clip, samples, generator)
-            if audible(excerpt):
-                return excerpt
-        raise DataError(
-            f"{_TRIES} random excerpts of kind {self.kind!r} were silent, the last of {clip.path}; "
-            "files must sound most of the time: cut the silence out"
-        )
+        return audible_excerpt(clips, lambda clip: random_excerpt(clip, samples, generator), self.kind, generator)
 
 
 def mixed_voices(

@@ -13,15 +13,14 @@ from torch import Tensor
 
 from rectiflow.errors import ConfigError, DataError
 from rectiflow_audio.captions import from_name
-from rectiflow_audio.excerpts import Clip, open_clip, random_excerpt, read_clip
-from rectiflow_audio.real_sounds import SUFFIXES
-from rectiflow_audio.sounds import audible, checked_split
+from rectiflow_audio.excerpts import Clip, audible_excerpt, open_clip, random_excerpt, read_clip
+from rectiflow_audio.recordings import SUFFIXES
+from rectiflow_audio.sounds import checked_split
 from rectiflow_audio.synthesis import RATE
 
 _log = logging.getLogger(__name__)
 
 MUSDB = ("vocals", "drums", "bass", "other")
-_TRIES = 12
 
 
 class StemTracks:
@@ -99,15 +98,8 @@ class StemTracks:
         """
         if kind not in self.kinds:
             raise ConfigError(f"there is no stem {kind!r}; there are {', '.join(self.kinds)}: name one of them")
-        tracks = self._tracks[checked_split(split)]
-        for _ in range(_TRIES):
-            track = tracks[int(torch.randint(len(tracks), (), generator=generator))]
-            excerpt = random_excerpt(track[kind], samples, generator)
-            if audible(excerpt):
-                return excerpt
-        raise DataError(
-            f"{_TRIES} random excerpts of stem {kind!r} were silent; it must sound most of the time: check the tracks"
-        )
+        clips = [track[kind] for track in self._tracks[checked_split(split)]]
+        return audible_excerpt(clips, lambda clip: random_excerpt(clip, samples, generator), kind, generator)
 
     def captions(self, kind: str, held_out: bool = False) -> tuple[str, ...]:
         """Phrases that ask for a stem."""
