@@ -60,11 +60,10 @@ def measured(trained: Trained, count: int, rules: dict[str, Any]) -> dict[str, A
     if not isinstance(domain, Audio):
         raise TypeError("the run is not of audio")
     data = domain.config.data
-    mixtures = Mixtures(
-        domain.mixes.sounds, data.seconds, count, **{"voices": (2, 2), "overlap": False, "seed": 0} | rules
-    )
+    settings: dict[str, Any] = {"voices": (2, 2), "overlap": False, "seed": 0} | rules
+    mixtures = Mixtures(domain.mixes.sounds, data.seconds, count, **settings)
     series = HeldOut(mixtures, domain.spectra, domain.captions)
-    estimate = torch.cat([one_step(trained, series, rows) for rows in torch.arange(count).split(BATCH)])
+    estimate = torch.cat([one_step(trained, series, rows) for rows in torch.split(torch.arange(count), BATCH)])
     wanted, mixture = series.waves[:, 0], series.waves.sum(1)
     gains = si_sdr_improvement(estimate, wanted, mixture)
     whole = summary(gains)

@@ -240,6 +240,20 @@ def test_without_a_run_the_demo_is_named(folder: Path, capsys: pytest.CaptureFix
     assert "rectiflow demo audio" in capsys.readouterr().err
 
 
+def test_the_null_query_is_a_stem_of_its_own(folder: Path) -> None:
+    """Nothing asked is a vector of zeros, for which the stand-in model gives what is above 1 kHz."""
+    truth = tones(RATE)
+    soundfile.write("a.wav", truth.sum(axis=0), RATE)
+    assert call("a.wav", "query=low", "unasked=true", "out=o") == 0
+    for stem, wave in (("low", truth[0]), ("unasked", truth[1])):
+        error = (soundfile.read(f"o/a_{stem}.wav")[0] - wave)[2000:-2000]
+        assert np.square(error).sum() < 1e-3 * np.square(wave).sum()
+    report = json.loads((folder / "o/report.json").read_text())["stems"]
+    assert [stem["name"] for stem in report] == ["low", "unasked", "residual"]
+    assert call("a.wav", "unasked=true", "out=alone") == 0
+    assert sorted(path.name for path in Path("alone").glob("*.wav")) == ["a_residual.wav", "a_unasked.wav"]
+
+
 def test_an_encoder_judges_chooses_and_listens_to_examples(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-in encoder hears one thing: whether there is more below 1 kHz than above."""
 

@@ -22,6 +22,7 @@ from rectiflow_audio.text import TextEncoder
 from rectiflow_audio.transforms import resample
 
 LONGEST_QUERY = 1000
+UNASKED = "unasked"
 LONGEST_PIECES = 255
 _ARTICLES = {"a", "an", "the", "some"}
 _LISTENING = 10 * SAMPLE_RATE
@@ -40,17 +41,23 @@ class Request:
 
 
 def requested(
-    texts: Sequence[str], exemplars: Sequence[Path], text: TextEncoder, encoder: SoundTextEncoder | None
+    texts: Sequence[str],
+    exemplars: Sequence[Path],
+    text: TextEncoder,
+    encoder: SoundTextEncoder | None,
+    unasked: bool = False,
 ) -> Request:
-    """The queries of texts, and after them of example sounds.
+    """The queries of texts, after them of example sounds, and last, with `unasked`, none: a vector of zeros.
 
     Raises:
         ConfigError: none at all, one that is empty or too long, or an example without an encoder.
         DataError: an example that cannot be read, lasts over a minute or is silent.
         MissingDependency: the text encoder is not there.
     """
-    if not texts and not exemplars:
-        raise ConfigError('there is no query; say what to extract, once or several times: query="a dog barking"')
+    if not texts and not exemplars and not unasked:
+        raise ConfigError(
+            'there is no query; say what to extract, once or several times: query="a dog barking" (or unasked=true)'
+        )
     for one in texts:
         check_query("query", one)
     queries = []
@@ -73,19 +80,24 @@ def requested(
             queries.append(exemplar_query(encoder, resample(wave, rate, SAMPLE_RATE))[None])
         except DataError as error:
             raise DataError(f"exemplar={path}: {error}") from error
-    described = [*texts, *(f"like {path.name}" for path in exemplars)]
-    return Request(file_names([*texts, *(path.stem for path in exemplars)]), described, torch.cat(queries))
+    if unasked:
+        queries.append(torch.zeros(1, text.dim))
+    nothing = [UNASKED] * unasked
+    described = [*texts, *(f"like {path.name}" for path in exemplars), *nothing]
+    names = file_names([*texts, *(path.stem for path in exemplars), *nothing])
+    return Request(names, described, torch.cat(queries))
 
 
-def all_parts(layout: Layout, texts: Sequence[str], exemplars: Sequence[Path]) -> Request:
+def all_parts(layout: Layout, texts: Sequence[str], exemplars: Sequence[Path], unasked: bool = False) -> Request:
     """All stems of a model that is asked nothing.
 
     Raises:
         ConfigError: it is asked something.
     """
-    if texts or exemplars:
+    if texts or exemplars or unasked:
         raise ConfigError(
-            f"this run is asked nothing, it takes a mixture apart into {', '.join(layout.names)}: leave out query and exemplar"
+            f"this run is asked nothing, it takes a mixture apart into {', '.join(layout.names)}: "
+            "leave out query, exemplar and unasked"
         )
     return Request([name.replace(" ", "_") for name in layout.names], list(layout.names), None)
 

@@ -56,9 +56,9 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     extractor = load_extractor(folder, config.weights)
     encoder, exemplars = find_encoder(config.encoder, extractor.text), [Path(path) for path in config.exemplar]
     if extractor.layout.asked:
-        request = requested(config.query, exemplars, extractor.text, encoder)
+        request = requested(config.query, exemplars, extractor.text, encoder, config.unasked)
     else:
-        request = all_parts(extractor.layout, config.query, exemplars)
+        request = all_parts(extractor.layout, config.query, exemplars, config.unasked)
     _check_references(config, extractor.layout, len(request.names))
     separator, segments = _separator(extractor, encoder, config), _segments(extractor, config)
     out = Path(config.out) if config.out else Path("separated") / mixture.path.stem
@@ -76,7 +76,10 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
         plays = [partial(replay, file, mixture.channels) for file in spooled]
         heard: list[float | None] = [None] * len(plays)
         if encoder is not None and request.queries is not None:
-            heard = [presences(encoder, play(), query) for play, query in zip(plays, request.queries, strict=True)]
+            heard = [
+                presences(encoder, play(), query) if query.any() else None
+                for play, query in zip(plays, request.queries, strict=True)
+            ]
         stems, picture, level = render(
             mixture,
             plays,
