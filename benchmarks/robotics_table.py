@@ -37,6 +37,8 @@ LIMIT = {"push-v3": "100", "pick-place-v3": "100", "peg-insert-side-v3": "150"}
 """Steps of an episode that is learnt from: successes take 54 to 99 in the mean, and what fails tells little in the rest."""
 LOCOMOTION = {
     **SHORT,
+    "ppo.epochs": "1",
+    "ppo.critic_epochs": "2",
     "restart_every": "5",
     "episodes": "20",
     "final_episodes": "50",
@@ -47,20 +49,21 @@ PUBLISHED = {"success": 40.34, "return": 135.36}
 
 @dataclass(frozen=True)
 class Row:
-    """A task, how little of it is cloned, the kind of policy, and its denoising steps."""
+    """A task, how little of it is cloned, the kind of policy, its denoising steps and its width."""
 
     task: str
     episodes: int
     cloning: int
     k: int
     policy: str = "rectified"
+    width: int = 256
 
 
 ROWS = {
-    "point-k1": Row("point-reach", 20, 1000, 1),
-    "point-k4": Row("point-reach", 10, 600, 4),
-    "point-shortcut-k1": Row("point-reach", 20, 1000, 1, "shortcut"),
-    "point-meanflow-k1": Row("point-reach", 20, 1000, 1, "mean_flow"),
+    "point-k1": Row("point-reach", 20, 1000, 1, width=64),
+    "point-k4": Row("point-reach", 10, 600, 4, width=64),
+    "point-shortcut-k1": Row("point-reach", 20, 1000, 1, "shortcut", 64),
+    "point-meanflow-k1": Row("point-reach", 20, 1000, 1, "mean_flow", 64),
     "push-k1": Row("push-v3", 10, 350, 1),
     "push-k1-early": Row("push-v3", 10, 350, 1),
     "push-k4": Row("push-v3", 10, 300, 4),
@@ -72,9 +75,11 @@ ROWS = {
     "peg-k4": Row("peg-insert-side-v3", 10, 180, 4),
     "door-k1": Row("door-open-v3", 10, 50, 1),
     "door-k4": Row("door-open-v3", 10, 60, 4),
-    "hopper-k4": Row("Hopper-v5", 50, 2000, 4),
-    "halfcheetah-k4": Row("HalfCheetah-v5", 20, 2000, 4),
-    "halfcheetah-shortcut-k1": Row("HalfCheetah-v5", 20, 2000, 1, "shortcut"),
+    "hopper-k1": Row("Hopper-v5", 50, 2000, 1, width=128),
+    "hopper-k4": Row("Hopper-v5", 50, 2000, 4, width=128),
+    "halfcheetah-k1": Row("HalfCheetah-v5", 20, 2000, 1, width=128),
+    "halfcheetah-k4": Row("HalfCheetah-v5", 20, 2000, 4, width=128),
+    "halfcheetah-shortcut-k1": Row("HalfCheetah-v5", 20, 2000, 1, "shortcut", width=128),
 }
 
 
@@ -102,6 +107,7 @@ def measure(name: str, seed: int, steps: int, out: str, settings: dict[str, str]
         "train",
         *(f"recipe={recipe}", f"out={out}", f"name={policy}", f"training.seed={seed}", f"data.env={row.task}"),
         *(f"data.episodes={row.episodes}", f"training.steps={row.cloning}", "training.tensorboard=false"),
+        f"model.width={row.width}",
     )
     if row.policy != "rectified":
         policy = f"{place}/student"

@@ -370,3 +370,26 @@ def test_a_comparison_draws_the_runs_of_several_seeds(cloned: Path, tmp_path: Pa
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     path = draw_comparison({"reinflow": [tmp_path / "a", tmp_path / "b"]}, tmp_path / "all.png", title="point")
     assert path.stat().st_size > 5_000
+
+
+def test_policy_and_critic_pass_over_a_rollout_as_often_as_asked(
+    cloned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import rectiflow_robotics.ppo as module
+
+    passes = {"_actor_step": 0, "_critic_step": 0}
+
+    def counted(name: str) -> Any:
+        step = getattr(module, name)
+
+        def count(*arguments: Any) -> Any:
+            passes[name] += 1
+            return step(*arguments)
+
+        return count
+
+    for name in passes:
+        monkeypatch.setattr(module, name, counted(name))
+    settings = ["warm_up=0", "reward=dense", "ppo.target_kl=1e6", "ppo.minibatch=40"]  # 80 chunks an iteration
+    run(cloned, tmp_path, *settings, "ppo.epochs=1", "ppo.critic_epochs=3")
+    assert passes == {"_actor_step": 4 * 2, "_critic_step": 4 * 2 * 3}

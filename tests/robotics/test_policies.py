@@ -6,6 +6,7 @@ import torch
 
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
+from rectiflow.rectify.derivative import Direction, along
 from rectiflow_robotics.environments import Description, describe, make_environment
 from rectiflow_robotics.evaluating import evaluate_policy, summarise, wilson
 from rectiflow_robotics.experts import expert_policy, random_policy
@@ -105,6 +106,26 @@ def test_one_time_for_all_is_embedded_once_and_gives_the_same(until: bool) -> No
         ends = torch.linspace(0.3, 1, 5)
         mixed = net(x, torch.tensor(0.25).expand(5), seen, ends)
         torch.testing.assert_close(mixed[2:3], net(x[2:3], torch.tensor([0.25]), seen[2:3], ends[2:3]))
+
+
+def test_the_derivative_of_mean_flow_is_a_finite_difference_and_one_step_is_one_evaluation() -> None:
+    net = awake(network(until=True)).double()
+    with torch.no_grad():
+        assert net.time.step is not None
+        net.time.step[2].weight.normal_(generator=torch.Generator().manual_seed(2))
+    flow, generator = Flow(net, average=True), torch.Generator().manual_seed(3)
+    x, v = (torch.randn(6, 4, 2, generator=generator, dtype=torch.float64) for _ in range(2))
+    t, seen = 0.1 + 0.3 * torch.rand(6, generator=generator).double(), torch.rand(6, 4, generator=generator).double()
+    until, h = t + 0.5, 1e-6
+    _, slope = along(flow, x, t, until, {"observation": seen}, Direction(v, 1.0, 0.0))
+    with torch.no_grad():
+        difference = (net(x + h * v, t + h, seen, until) - net(x - h * v, t - h, seen, until)) / (2 * h)
+    assert float((slope - difference).norm() / difference.norm()) < 1e-3
+    one = flow_policy(flow, "point-reach", (4,), (4, 2), steps=1, method="jump").act(seen, x)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            one, x + net(x, torch.zeros(6).double(), seen, torch.ones(6).double()), atol=1e-12, rtol=0
+        )
 
 
 def test_pictures_are_seen_where_they_differ() -> None:

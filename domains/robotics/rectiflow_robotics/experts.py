@@ -39,10 +39,8 @@ def expert_of(name: str) -> Expert:
         return _metaworld(name)
     if name in FETCH_EXPERTS:
         return FETCH_EXPERTS[name]
-    raise ConfigError(
-        f"env={name} has no scripted expert; `rectiflow collect robotics env={name}` trains one for locomotion, "
-        "else give demonstrations with data=file data.path=<npz>"
-    )
+    trains = f"`rectiflow collect robotics env={name}` trains one, or " if suite.name == "locomotion" else ""
+    raise ConfigError(f"env={name} has no scripted expert; {trains}give demonstrations with data=file data.path=<npz>")
 
 
 def _metaworld(name: str) -> Expert:
