@@ -76,7 +76,7 @@ def measured(trained: Trained, count: int, rules: dict[str, Any]) -> dict[str, A
         "standard_error": round(float(gains.std() / count**0.5), 2),
         "median": round(whole.median, 2),
         "improved": round(whole.improved, 3),
-        "kinds": {kind: [round(one.mean, 1), one.count] for kind, one in by_kind(gains, kinds).items()},
+        "kinds": {kind: [round(one.mean, 1), kinds.count(kind)] for kind, one in by_kind(gains, kinds).items()},
         "levels": {name: round(one.mean, 1) for name, one in by_snr(gains, levels, LEVELS).items()},
         "worst_pairs": {pair: found for pair, found in sorted(pairs.items()) if min(found) < -5},
     }

@@ -3,7 +3,8 @@
     python benchmarks/audio_separation.py run=runs/audio/demo/base [seconds=600] [rate=44100] [steps=1,4,8] [threads=2]
 
 The file holds built-in sounds, two at a time. Each row is a fresh process: the real-time factor is that of the verb (seconds of
-work a second of sound, files and pictures included), memory the growth of the peak over that of ten seconds of the same file.
+work a second of sound, files and pictures included), the processor factor is seconds of processor time a second of sound beyond
+ten seconds, memory the growth of the peak over that of ten seconds of the same file.
 A seam is the jump of the target's level, in dB, between the halves of each cross-fade of the segments, less that of the same file
 cut elsewhere. Results go to benchmarks/audio/separation.json.
 """
@@ -22,9 +23,13 @@ import soundfile
 import torch
 
 from rectiflow.records import machine_info, write_atomically
+from rectiflow.runs import read_config
 from rectiflow_audio.files import read_blocks, writing
 from rectiflow_audio.generator import KINDS, synthesise
+from rectiflow_audio.representation import SAMPLE_RATE
 from rectiflow_audio.resampling import resampled
+from rectiflow_audio.separate_settings import SeparateSettings
+from rectiflow_audio.separating import Segments
 
 RESULTS = Path(__file__).parent / "audio" / "separation.json"
 DEFAULTS = {
@@ -40,7 +45,8 @@ CHILD = """
 import resource, sys
 from rectiflow.cli import main
 code = main(sys.argv[1:])
-print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+used = resource.getrusage(resource.RUSAGE_SELF)
+print("USED", used.ru_maxrss, used.ru_utime + used.ru_stime)
 sys.exit(code)
 """
 
@@ -50,6 +56,7 @@ def main() -> None:
     if not settings["run"] or settings.keys() != DEFAULTS.keys():
         sys.exit(f"usage: run=FOLDER and any of {', '.join(DEFAULTS)}")
     seconds, rate, channels = (int(settings[name]) for name in ("seconds", "rate", "channels"))
+    hop = int(read_config(Path(settings["run"])).spectra.hop)
     with tempfile.TemporaryDirectory() as folder:
         long, short = Path(folder) / "long.wav", Path(folder) / "short.wav"
         write_mixture(long, seconds, rate, channels)
@@ -61,11 +68,12 @@ def main() -> None:
             growth = (row["peak"] - base["peak"]) / 1e6
             info = soundfile.info(str(Path(folder) / "long" / "long_residual.wav"))
             same = (info.samplerate, info.channels, info.frames) == (rate, channels, seconds * rate)
-            seam = seam_level(Path(folder) / "long")
+            seam = seam_level(Path(folder) / "long", hop)
             rows.append(
                 {
                     "steps": int(steps),
                     "real_time_factor": row["factor"],
+                    "processor_factor": (row["processor"] - base["processor"]) / (seconds - 10),
                     "memory_growth_mb": growth,
                     "peak_mb": row["peak"] / 1e6,
                     "same_rate_channels_length": same,
@@ -78,7 +86,7 @@ def main() -> None:
 
 
 def separate(mixture: Path, out: Path, settings: dict[str, str], steps: str) -> dict[str, float]:
-    """Run the verb in a process of its own: real-time factor, and peak memory in bytes."""
+    """Run the verb in a process of its own: real-time factor, peak memory in bytes, seconds of processor time."""
     words = ["separate", "audio", str(mixture), f"query={settings['query']}", f"run={settings['run']}"]
     done = subprocess.run(
         [sys.executable, "-c", CHILD, *words, f"steps={steps}", f"out={out}"],
@@ -89,9 +97,9 @@ def separate(mixture: Path, out: Path, settings: dict[str, str], steps: str) -> 
     )
     if done.returncode:
         sys.exit(done.stderr.strip() or "the verb failed")
-    peak = float(done.stdout.rsplit("PEAK", 1)[1]) * 1024
+    peak, processor = map(float, done.stdout.rsplit("USED", 1)[1].split())
     report: dict[str, Any] = json.loads((out / "report.json").read_text())
-    return {"factor": report["real_time_factor"], "peak": peak}
+    return {"factor": report["real_time_factor"], "peak": peak * 1024, "processor": processor}
 
 
 def write_mixture(path: Path, seconds: int, rate: int, channels: int) -> None:
@@ -113,22 +121,24 @@ def write_mixture(path: Path, seconds: int, rate: int, channels: int) -> None:
             left -= block[:, :left].shape[1]
 
 
-def seam_level(folder: Path) -> float:
-    """Mean |jump| in dB of the target's level at the middles of cross-fades, less that a second later."""
+def seam_level(folder: Path, hop: int) -> float:
+    """Mean |jump| in dB of the target's level at the middles of cross-fades, less that a third of a segment later."""
     [path] = [path for path in folder.glob("long_*.wav") if "residual" not in path.name]
     wave = torch.cat(list(read_blocks(path)), dim=1)[0]
     rate = soundfile.info(str(path)).samplerate
-    stride, fade = 3 * rate, rate
+    length = round(SeparateSettings.segment * SAMPLE_RATE / hop) * hop
+    segments = Segments(length, int(length * SeparateSettings.overlap), hop)
+    stride, fade = (samples * rate / SAMPLE_RATE for samples in (segments.stride, segments.overlap))
     window = rate // 20
 
     def jump(place: int) -> float | None:
         before, after = wave[place - window : place].norm(), wave[place : place + window].norm()
         return abs(float(20 * torch.log10(after / before))) if min(before, after) > 1e-3 else None
 
-    count = len(wave) // stride - 2
+    count = int(len(wave) / stride) - 2
     at, off = (
-        [found for step in range(1, count) if (found := jump(step * stride + fade // 2 + shift)) is not None]
-        for shift in (0, stride // 3)
+        [found for step in range(1, count) if (found := jump(round(step * stride + fade / 2 + shift))) is not None]
+        for shift in (0, stride / 3)
     )
     return sum(at) / max(1, len(at)) - sum(off) / max(1, len(off))
 
