@@ -175,7 +175,7 @@ def table() -> str:
         "| task | policy | K | seed | before | after | change | environment steps | minutes | of it updates |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    changes: dict[str, list[float]] = {name: [] for name in PUBLISHED}
+    changes: dict[tuple[str, int], list[float]] = {(name, k): [] for name in PUBLISHED for k in (1, 4)}
     for path in sorted(RESULTS.glob("*.json")):
         found = json.loads(path.read_text())
         figures = found["figures"]
@@ -184,17 +184,17 @@ def table() -> str:
         change = 100 * (after - before) if name == "success" else 100 * (after / before - 1)
         digits = 2 if name == "success" else 0
         if found["task"] != "point-reach":
-            changes[name].append(change)
+            changes[name, found["k"]].append(change)
         lines.append(
             f"| {found['task']} | {found.get('policy', 'rectified')} | {found['settings']['k']} | {found['settings']['seed']} | "
             f"{before:.{digits}f} | {after:.{digits}f} | {change:+.0f} {'points' if name == 'success' else '%'} | "
             f"{figures['env_steps']:.0f} | {figures['train_seconds'] / 60:.1f} | {share_text(found.get('update_share'))} |"
         )
-    for name, unit in (("success", "points"), ("return", "%")):
-        if changes[name]:
-            mean = sum(changes[name]) / len(changes[name])
+    for (name, k), found_changes in changes.items():
+        if found_changes:
+            mean, unit = sum(found_changes) / len(found_changes), "points" if name == "success" else "%"
             lines.append(
-                f"\nMean growth of {name} over {len(changes[name])} runs in a simulator: {mean:+.1f} {unit} "
+                f"\nMean growth of {name} at K = {k} over {len(found_changes)} runs in a simulator: {mean:+.1f} {unit} "
                 f"(published, other tasks and more steps: +{PUBLISHED[name]} %)."
             )
     return "\n".join(lines)
