@@ -407,8 +407,9 @@ class BenchSettings:
     """`rectiflow bench <study>`: students by many methods from one teacher, measured side by side.
 
     `updates` of each student and `pairs` of the teacher make the budget, by default two evaluations of the teacher for each of
-    128 samples of 1500 updates, or 24 for each of 16000 pairs, which no student exceeds. `methods` is a choice of the study's
-    entries (all by default), `teacher` settings of its training, `jobs` how many processes of one thread work at a time.
+    128 samples of 1500 updates, or 24 for each of 16000 pairs, which no student exceeds but for BOSS's grid. `methods` is a
+    choice of the study's entries (all by default), `teacher` settings of its training, `jobs` how many processes of one thread
+    work at a time.
     """
 
     name: str = "few-step"

@@ -47,6 +47,9 @@ MUTANTS = (
     Mutant("nn/plain_operations.py", "masked_fill(~attn_mask", "masked_fill(attn_mask", "nn/plain_operations"),
     Mutant("nn/plain_operations.py", "keepdim=True) + eps)", "keepdim=True))", "nn/plain_operations"),
     Mutant(SHORT, "half = length / 2", "half = length", "rectify/shortcut"),
+    Mutant(
+        SHORT, "rows_of_draw(draw, slice(jumps, None))", "rows_of_draw(draw, slice(size - jumps))", "rectify/shortcut"
+    ),
     Mutant(SHORT, "            t = t + half\n", "", "rectify/shortcut"),
     Mutant(SHORT, "torch.where(shortest, t, t + half)", "torch.where(shortest, t, t + length)", "rectify/shortcut"),
     Mutant(SHORT, "torch.where(shortest, t, t + half)", "t + half", "rectify/shortcut"),

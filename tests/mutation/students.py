@@ -5,6 +5,7 @@ from __future__ import annotations
 from mutant import Mutant
 
 ANNEALING, PHASED, COSTS = "rectify/annealing.py", "rectify/phased.py", "rectify/optimal_steps.py"
+COUNTING = "rectify/counting.py"
 TURBO, MARGINAL, GUIDED = "solvers/flow_turbo.py", "rectify/marginal_transport.py", "rectify/guided_distillation.py"
 DISTANCES, REINTERPOLATE = "rectify/distances.py", "solvers/reinterpolate.py"
 RECTIFIED, REFINER = "rectify/rectified_flow.py", "rectify/refiner.py"
@@ -39,6 +40,9 @@ MUTANTS = (
     Mutant(
         TURBO, "2 * self.heun + self.pseudo + (self.heun == 0)", "2 * self.heun + self.pseudo", "solvers/flow_turbo"
     ),
+    Mutant(MARGINAL, "support.step >= self.dist", "support.step <= self.dist", "rectify/marginal_transport"),
+    Mutant(MARGINAL, "weighed(error, self.power,", "weighed(error, -self.power,", "rectify/marginal_transport"),
+    Mutant(COUNTING, "self.samples += batch_size(x)", "self.samples += 1", "rectify/distillation"),
     Mutant(MARGINAL, "rest = 1 - draw.t", "rest = draw.t", "rectify/marginal_transport"),
     Mutant(
         MARGINAL,

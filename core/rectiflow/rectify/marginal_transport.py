@@ -33,6 +33,8 @@ class MarginalTransport(Method):
         times: law of training times; the default leans to noise as the reference code does, with a uniform share beside.
         matching: weight of velocity matching.
         distillation: weight of velocity distillation.
+        distillation_after: share of the steps, 0 to 1, that are matching alone; until it has told the noises of a condition
+            apart, the residual at a sample knows nothing of the noise that it came from.
         guidance: of the teacher in velocity matching; the reference code's 40 counts from the conditional model, here 41.
         distillation_guidance: of the teacher in velocity distillation (there 100, here 101).
         normalise: divide du/dt by its norm over all entries of a sample plus 0.1, as the reference code does: bounded targets,
@@ -44,12 +46,14 @@ class MarginalTransport(Method):
         step: half the width of the difference.
 
     Raises:
-        ConfigError: a negative weight, none above 0, an unknown derivative, a power below 0, or an offset or step not above 0.
+        ConfigError: a negative weight, none above 0, a share outside 0 to 1, an unknown derivative, a power below 0, or an
+            offset or step not above 0.
     """
 
     times: TimeLaw = field(default_factory=lambda: LogitNormal(mean=-1.0, uniform=0.1))
     matching: float = 1.0
     distillation: float = 1.0
+    distillation_after: float = 0.0
     guidance: float = 1.0
     distillation_guidance: float = 1.0
     normalise: bool = False
@@ -63,6 +67,11 @@ class MarginalTransport(Method):
             raise ConfigError(
                 f"weights are matching {self.matching}, distillation {self.distillation}; "
                 "allowed: at least 0, and one above"
+            )
+        if not 0 <= self.distillation_after <= 1 or (self.distillation_after and not self.matching):
+            raise ConfigError(
+                f"distillation begins after {self.distillation_after} of the steps, matching has weight {self.matching}; "
+                "allowed: 0 to 1, and above 0 only with matching"
             )
         if self.derivative not in DERIVATIVES:
             raise ConfigError(f"derivative is {self.derivative!r}; allowed: {', '.join(DERIVATIVES)}")
@@ -97,7 +106,7 @@ class MarginalTransport(Method):
             draw = flow.draw(batch.x1, batch.cond, mask=batch.mask, times=self.times, generator=generator)
             average, target = self._average_and_target(flow, teacher, draw, self.guidance, generator)
             terms["matching"] = self.matching * self._mean(flow.squared_error(average, target, draw))
-        if self.distillation:
+        if self.distillation and support.step >= self.distillation_after * support.steps:
             terms["distillation"] = self.distillation * self._distillation(flow, teacher, batch, generator)
         return torch.stack(list(terms.values())).sum(), {name: term.detach() for name, term in terms.items()}
 

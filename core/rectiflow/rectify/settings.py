@@ -141,6 +141,7 @@ class MarginalTransportSettings:
     times: Any = field(default_factory=_target("times.LogitNormal", mean=-1.0, std=1.0, uniform=0.1))
     matching: float = 1.0
     distillation: float = 1.0
+    distillation_after: float = 0.0
     guidance: float = 1.0
     distillation_guidance: float = 1.0
     normalise: bool = False

@@ -89,6 +89,16 @@ def test_at_power_one_every_sample_has_the_same_say(oracle: Any) -> None:
         assert float(network.error.grad) == pytest.approx(2 * 0.3 / 0.1, rel=1e-9)
 
 
+def test_distillation_begins_after_its_share_of_the_steps(oracle: Any) -> None:
+    method = MarginalTransport(distillation_after=0.5)
+    for step, terms in [(0, {"matching"}), (4, {"matching"}), (5, {"matching", "distillation"})]:
+        support = Support(oracle.gaussian().flow(), step=step, steps=10)
+        assert (
+            method.loss(Flow(oracle.average_velocity), oracle.data(8), oracle.seeded(), support=support)[1].keys()
+            == terms
+        )
+
+
 def test_normalised_derivative_is_bounded(oracle: Any) -> None:
     """With a steep student the plain target is huge, the normalised one within a unit of the velocity."""
     flow = Flow(lambda x, t: 1000 * t[:, None] * torch.ones_like(x))
@@ -150,6 +160,9 @@ def test_refused(oracle: Any) -> None:
     support = Support(oracle.gaussian().flow())
     with pytest.raises(ConfigError, match="one above"):
         MarginalTransport(matching=0, distillation=0)
+    for wrong in ({"distillation_after": 1.5}, {"distillation_after": 0.5, "matching": 0.0}):
+        with pytest.raises(ConfigError, match="distillation begins after"):
+            MarginalTransport(**wrong)
     with pytest.raises(ConfigError, match="forward, difference"):
         MarginalTransport(derivative="backward")
     with pytest.raises(ConfigError, match=r"step 0\.0; power must be"):
