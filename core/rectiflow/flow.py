@@ -239,15 +239,15 @@ class Flow:
                     "use the independent coupling, or predict velocity, data or noise"
                 )
             x0 = self.sample_source(shape_of(x1), cond, generator, device=device, dtype=dtype_of(x1))
-            # What stands in the padding must not decide who is paired with whom.
-            visible = x1 if coupling is None else map_masked(_clear_padding, mask, x1)
-            x0, _, coupled_cond, index = (coupling or Independent())(
-                x0, visible, cond, mask=mask, space=self.space, generator=generator
-            )
-            if coupling is not None:
+            if not (coupling is None or type(coupling) is Independent):
+                # What stands in the padding must not decide who is paired with whom.
+                visible = map_masked(_clear_padding, mask, x1)
+                x0, _, coupled_cond, index = coupling(
+                    x0, visible, cond, mask=mask, space=self.space, generator=generator
+                )
                 x1 = map_state(lambda part: part[index], x1)
-            cond = coupled_cond or {}
-            mask = None if mask is None else map_state(lambda part: part[index], mask)
+                cond = coupled_cond or {}
+                mask = None if mask is None else map_state(lambda part: part[index], mask)
         if self.null is not None:
             cond = drop(cond, self.null, condition_drop, generator)
         if not isinstance(times, Tensor):
