@@ -15,7 +15,7 @@ from rectiflow.config import compose_training, compose_verb
 from rectiflow.domain import load_spec
 from rectiflow.trained import open_run
 from rectiflow.verbs import train
-from rectiflow_robotics.finetune_settings import ONE_STEP, FinetuneSettings
+from rectiflow_robotics.finetune_settings import IMITATING, FinetuneSettings
 from rectiflow_robotics.finetuning import run as finetune
 
 SETTINGS = ["noise.low=0.3", "noise.high=0.5", "envs=64", "chunks=20", "evaluate_every=10"]
@@ -77,7 +77,7 @@ def test_push_gains_thirty_points_in_150_000_steps(seed: int, tmp_path: Path) ->
     place = [f"out={tmp_path}", "name=cloned", "training.tensorboard=false"]
     assert main(["train", "robotics", *place, "training.steps=350", f"training.seed={seed}"]) == 0
     settings = [f"run={tmp_path / 'robotics/cloned'}", f"out={tmp_path}", "k=1", f"seed={seed}", "iterations=23"]
-    settings += ["limit=100", "evaluate_every=6", *(f"{name}={value}" for name, value in ONE_STEP.items())]
+    settings += ["limit=100", "evaluate_every=6", *(f"{name}={value}" for name, value in IMITATING.items())]
     assert main(["finetune", "robotics", *settings]) == 0
     figures = json.loads((tmp_path / "robotics/finetuned/metrics.json").read_text())
     assert figures["env_steps"] <= 150_000

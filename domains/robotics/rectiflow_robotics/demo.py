@@ -18,7 +18,7 @@ from rectiflow.verbs import train
 from rectiflow_robotics import finetuning
 from rectiflow_robotics.evaluating import evaluation_environments
 from rectiflow_robotics.filming import film, filmstrip, write_film
-from rectiflow_robotics.finetune_settings import FinetuneSettings
+from rectiflow_robotics.finetune_settings import IMITATING, FinetuneSettings
 from rectiflow_robotics.rollout import Episode, rollout
 from rectiflow_robotics.trainers import domain_of
 
@@ -49,11 +49,9 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     ]
     cloned = train.run(spec, compose_training(spec, commands[0]))
     _say(2, "fine-tune the policy by what it does in the simulator")
-    commands.append(
-        [f"run={cloned}", "k=1", f"name={config.name}/finetuned", f"out={config.out}", f"workers={config.workers}"]
-    )
-    if config.iterations:
-        commands[1].append(f"iterations={config.iterations}")
+    commands.append([f"run={cloned}", "k=1", f"name={config.name}/finetuned", f"out={config.out}"])
+    commands[1] += [f"{key}={config[key]}" for key in ("iterations", "limit", "workers")]
+    commands[1] += [f"{key}={value}" for key, value in IMITATING.items()]
     finetuned = finetuning.run(spec, compose_verb(FinetuneSettings, {}, commands[1]))
     _say(3, "film the same episode before and after")
     films = record_pair(spec, cloned, finetuned)

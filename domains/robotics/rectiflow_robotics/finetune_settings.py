@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-ONE_STEP = {
+IMITATING = {
     "average": "0.7",
     "warm_up": "1",
     "ppo.target_kl": "1.6",
@@ -14,7 +14,7 @@ ONE_STEP = {
     "ppo.epochs": "8",
     "imitation.weight": "3",
 }
-"""What fits a one-step policy: it imitates its own successes, which bears larger updates and less averaging."""
+"""What fits a policy that imitates its own successes: larger updates, and less averaging."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class PPOSettings:
 
 @dataclass
 class ImitationSettings:
-    """Weight of a one-step policy's distance, in nats, from its own successes, of which the last `capacity` chunks are kept."""
+    """Weight of the policy's distance, in nats, from its own successes, of which the last `capacity` chunks are kept."""
 
     weight: float = 0.0
     capacity: int = 6000

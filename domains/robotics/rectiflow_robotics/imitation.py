@@ -1,4 +1,4 @@
-"""Self-imitation: a one-step policy is drawn towards what it did in its own episodes that succeeded (arXiv 1806.05635)."""
+"""Self-imitation: a policy is drawn towards what it did in its own episodes that succeeded (arXiv 1806.05635)."""
 
 from __future__ import annotations
 
@@ -23,28 +23,22 @@ class Imitation:
     """What the policy did in its last episodes that succeeded, and its distance from that.
 
     A policy gradient uses a rollout once. What led to success can be learnt from for as long as the policy has not left it far
-    behind, and a regression on it follows less noise: it needs no comparison with what failed. Several steps of denoising would
-    learn the exploration noise together with what it found; one step learns the mean.
+    behind, and a regression on it follows less noise: it needs no comparison with what failed. What is drawn there is the
+    deployed policy's chunk, without noise, so that it learns the mean of what succeeded and not the exploration around it.
 
     Args:
         weight: of the distance in nats, beside the surrogate of an update; above 0.
         capacity: how many chunks are remembered; the oldest give way.
-        steps: denoising steps of the policy.
 
     Raises:
-        ConfigError: a number that is not allowed, or several steps.
+        ConfigError: a number that is not allowed.
     """
 
-    def __init__(self, weight: float, capacity: int, steps: int) -> None:
+    def __init__(self, weight: float, capacity: int) -> None:
         if not weight > 0 or capacity < 1:
             raise ConfigError(
                 f"imitation.weight={weight:g}, imitation.capacity={capacity}: the first must be at least 0, the second at "
                 "least 1"
-            )
-        if steps > 1:
-            raise ConfigError(
-                f"imitation.weight={weight:g} with k={steps}: several steps would learn the exploration noise as well; "
-                "use k=1 or imitation.weight=0"
             )
         self.weight = weight
         self.memory = ReplayBuffer(Achieved, capacity)
@@ -69,11 +63,15 @@ class Imitation:
 
 
 def distance(chain: NoisyChain, achieved: Achieved, generator: torch.Generator) -> Tensor:
-    """Mean of |a - mean(x0, o)|^2 / (2 sigma^2) in nats, with x0 drawn anew.
+    """Mean of |a - act(x0, o)|^2 / (2 sigma^2) in nats: act are the policy's K steps without noise, from x0 drawn anew.
 
-    It is least where the step leads from every x0 to the mean of what succeeded: exploration is averaged out, and so is what the
-    policy still makes of x0. sigma is a scale here, it does not learn.
+    sigma^2 is the sum of the steps' variances, a scale that does not learn. The distance is least where every x0 leads to the
+    mean of what succeeded: exploration is averaged out, and so is what the policy still makes of x0.
     """
-    x0 = chain.flow.sample_source(achieved.chunks.shape, generator=generator, dtype=achieved.chunks.dtype)
-    mean, std = chain.step(0, x0, achieved.observations)
-    return 0.5 * ((achieved.chunks - mean) / std.detach()).square().flatten(1).sum(-1).mean()
+    x = chain.flow.sample_source(achieved.chunks.shape, generator=generator, dtype=achieved.chunks.dtype)
+    variance = torch.zeros_like(x)
+    for k in range(chain.steps):
+        x, std = chain.step(k, x, achieved.observations)
+        variance = variance + std.detach().square()
+    nats: Tensor = 0.5 * ((achieved.chunks - x).square() / variance).flatten(1).sum(-1)
+    return nats.mean()

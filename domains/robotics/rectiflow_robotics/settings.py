@@ -104,14 +104,16 @@ class DemoSettings:
     """`rectiflow demo robotics`: clone a recipe's demonstrations, fine-tune the policy, film it before and after.
 
     Cloning stops after `steps`, early, at about a third of successes, so that something is left to learn, as the published
-    experiments do; fine-tuning goes on for `iterations`, 0 for its own default, in a simulation of `workers` processes.
+    experiments do; fine-tuning goes on for `iterations` in a simulation of `workers` processes, with episodes of `limit` steps,
+    twice what an expert needs: what has not succeeded by then tells little.
     """
 
     name: str = "demo"
     out: str = "runs"
     recipe: str = ""
     steps: int = 350
-    iterations: int = 0
+    iterations: int = 50
+    limit: int = 100
     workers: int = 2
 
 

@@ -259,7 +259,7 @@ def _noise(config: DictConfig, length: int, chunk: tuple[int, int], generator: t
 
 def _imitation(config: DictConfig) -> Imitation | None:
     weight = float(config.imitation.weight)
-    return Imitation(weight, int(config.imitation.capacity), int(config.k)) if weight else None
+    return Imitation(weight, int(config.imitation.capacity)) if weight else None
 
 
 def _figures(rollout: Rollout) -> dict[str, float]:
