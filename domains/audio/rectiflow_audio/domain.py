@@ -22,6 +22,7 @@ from rectiflow.records import Metric, Reference
 from rectiflow.spaces.euclidean import Euclidean
 from rectiflow.training.batches import Dataset
 from rectiflow.training.loop import Task
+from rectiflow_audio.captions import ambiguous
 from rectiflow_audio.data import Captions, HeldOut, Mixes, TrainingMixtures, Waves, stems, told
 from rectiflow_audio.encoder_training import encoder_stage
 from rectiflow_audio.evaluating import false_extraction, figures, improvement, listed
@@ -273,9 +274,13 @@ class Audio(Domain):
         return self._caption([kind for kind in item.kinds if kind != item.kind], number)
 
     def _absent(self, number: int) -> str:
-        """A caption of what is not in a held-out mixture; of another sound in it, where nothing is absent."""
+        """A caption of what nothing in a held-out mixture may be called; of another sound in it, where there is none."""
         item = self.held_out.items[number]
-        absent = [kind for kind in self.mixes.sounds.kinds if kind not in item.kinds]
+        absent = [
+            kind
+            for kind in self.mixes.sounds.kinds
+            if kind not in item.kinds and not any(ambiguous(kind, heard) for heard in item.kinds)
+        ]
         return self._caption(absent, number) if absent else self._other(number)
 
     def _caption(self, kinds: Sequence[str], number: int) -> str:
