@@ -21,6 +21,10 @@ from rectiflow.training.options import TrainingOptions
 
 T = TypeVar("T")
 
+if not torch.cuda.is_available():
+    # Lightning sets this on import. Each step of AdamW asks for CUDA, and asking NVML where there is none takes 80 us.
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+
 
 class _MixedInside(MixedPrecision):
     """Automatic mixed precision that leaves a network's inputs as they are: times and places need all their digits."""
@@ -43,9 +47,6 @@ def start_fabric(options: TrainingOptions) -> Fabric:
     Raises:
         ConfigError: the accelerator is not there, or has fewer devices than asked for.
     """
-    if not torch.cuda.is_available():
-        # Lightning sets this on import. Each step of AdamW asks for CUDA, and asking NVML where there is none takes 80 us.
-        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     devices, nodes, strategy = options.devices, options.nodes, options.strategy
     if "TORCHELASTIC_RUN_ID" in os.environ:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
