@@ -8,11 +8,13 @@ import math
 import numpy as np
 import pytest
 import torch
+import trimesh
 from scipy.spatial import cKDTree
 from torch import Tensor
 
 from rectiflow.errors import ConfigError, DataError
 from rectiflow_shapes import metrics
+from rectiflow_shapes.solids import FAMILIES, draw
 
 
 def cloud(count: int, generator: torch.Generator) -> Tensor:
@@ -145,6 +147,22 @@ def test_one_nna_tells_spheres_from_discs_but_not_spheres_from_spheres(generator
     alike = metrics.nearest_neighbour_accuracy(aa, metrics.chamfer_matrix(a, b), bb)
     assert 0.1 < alike < 0.9
     assert metrics.nearest_neighbour_accuracy(aa, metrics.chamfer_matrix(a, c), cc) >= 0.95
+
+
+def clouds_of(kind: str, count: int, seed: int, points: int = 256) -> Tensor:
+    label = list(FAMILIES["demo"]).index(kind)
+    meshes = [draw("demo", label + place * len(FAMILIES["demo"]), seed).mesh for place in range(count)]
+    sampled = [trimesh.sample.sample_surface(mesh, points, seed=1000 * seed + n)[0] for n, mesh in enumerate(meshes)]
+    return torch.from_numpy(np.stack(sampled)).float()
+
+
+def test_one_nna_of_two_halves_is_near_a_half_and_of_chairs_and_tables_near_one() -> None:
+    chairs, others, tables = clouds_of("chair", 64, 0), clouds_of("chair", 64, 1), clouds_of("table", 64, 0)
+    own, theirs, flat = (metrics.chamfer_matrix(x, x) for x in (chairs, others, tables))
+    halves = metrics.nearest_neighbour_accuracy(own, metrics.chamfer_matrix(chairs, others), theirs)
+    assert halves == pytest.approx(0.5, abs=0.15)
+    apart = metrics.nearest_neighbour_accuracy(own, metrics.chamfer_matrix(chairs, tables), flat)
+    assert apart >= 0.95
 
 
 def test_null_of_one_nna_is_near_a_half(generator: torch.Generator) -> None:
