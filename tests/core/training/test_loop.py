@@ -459,6 +459,28 @@ def test_bf16_trains_close_to_float32_and_keeps_float32_weights(tiny: ModuleType
     torch.testing.assert_close(fitted.network.weight, torch.tensor([[3.0, -1.0]]), atol=0.1, rtol=0)
 
 
+@pytest.mark.parametrize(("precision", "bare"), [("32-true", True), ("bf16-mixed", False)])
+def test_a_loss_calls_the_network_itself_unless_something_is_to_convert(
+    tiny: ModuleType, monkeypatch: pytest.MonkeyPatch, precision: str, bare: bool
+) -> None:
+    monkeypatch.setattr("rectiflow.training.processes.fast_bfloat16", lambda: True)
+    task, called = tiny.TinyTask(), []
+    plain = task.loss
+
+    def loss(network: nn.Module, batch: Batch, generator: torch.Generator) -> Any:
+        called.append(network is task.network)
+        return plain(network, batch, generator)
+
+    task.loss = loss
+    fit(task, tiny.TinyData(), tiny.small_options(steps=2, precision=precision))
+    assert called == [bare, bare]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="NVML is there to be asked")
+def test_without_a_gpu_optimisers_do_not_ask_nvml_for_one_at_every_step() -> None:
+    assert "PYTORCH_NVML_BASED_CUDA_CHECK" not in os.environ
+
+
 def test_bf16_is_inside_the_network_only(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Times and places go in with all their digits."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
