@@ -1,4 +1,4 @@
-"""Calls side by side: order, threads, what is counted, what is said on the way, and what a failure stops."""
+"""Calls side by side: order, what is counted, what is said on the way, and what a failure stops."""
 
 from __future__ import annotations
 
@@ -51,13 +51,6 @@ def test_most_work_begins_and_every_call_is_counted(program: Path) -> None:
     assert called(program) == ["first 1", "second 1", "middle 1", "little 1"]
     assert [name for name, _ in spent] == ["first", "second", "middle", "little"]
     assert all(seconds >= 0 for _, seconds in spent)
-
-
-def test_a_job_alone_has_all_threads(program: Path) -> None:
-    run_jobs([job("alone")], folder=program.parent, at_once=3, spend=lambda *_: None)
-    run_jobs([job("one"), job("other")], folder=program.parent, at_once=2, spend=lambda *_: None)
-    assert called(program)[0] == "alone 3"
-    assert set(called(program)[1:]) == {"one 1", "other 1"}
 
 
 def test_it_says_how_far_it_is(program: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,7 @@ from rectiflow.verbs.jobs import Call, Job, run_jobs
 from rectiflow.verbs.pairs import make_pairs
 
 SECONDS_FILE = "cpu_seconds.json"
+PATHS = 16  # straightness, which takes some of them and many steps, has no column
 TIMED_SAMPLES = 100
 TIMED_ROUNDS = 5
 
@@ -130,7 +131,7 @@ def _measure(bench: Bench, entries: list[Entry]) -> Iterator[Call]:
         done = {(row.method, row.steps) for row in read_evaluation(run).rows if row.count == bench.config.count}
         missing = [text for text in entry.samplers if _key(text) not in done]
         if missing:
-            settings = [f"samplers=[{','.join(missing)}]", f"count={bench.config.count}"]
+            settings = [f"samplers=[{','.join(missing)}]", f"count={bench.config.count}", f"paths={PATHS}"]
             yield Call("evaluation", ["evaluate", bench.spec.name, f"run='{run}'", *settings])
 
 
@@ -150,7 +151,7 @@ def _make_pairs(bench: Bench) -> None:
     method, steps = bench.study.pairs
     teacher = open_run(bench.spec, bench.teacher)
     before = time.process_time()
-    with _threads(bench.config.jobs):
+    with _one_thread():
         make_pairs(
             teacher,
             bench.folder / "pairs",
@@ -164,10 +165,10 @@ def _make_pairs(bench: Bench) -> None:
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """So many threads in this process, inside the `with` block."""
+def _one_thread() -> Iterator[None]:
+    """One thread in this process, inside the `with` block: what is timed then does not depend on who else is at work."""
     before = torch.get_num_threads()
-    torch.set_num_threads(number)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -210,7 +211,7 @@ def _results(bench: Bench) -> list[Result]:
             what, figures = (entry.name, entry.title, text), dict(row.metrics)
             results.append(Result(*what, row.nfe, parameters, seconds, figures, 0.0, strip, row.command, asked))
             timed.append((trained, *_key(text)))
-    with _threads(1):
+    with _one_thread():
         times = [[_seconds(*row) for row in timed] for _ in range(TIMED_ROUNDS)]
     middle = torch.tensor(times).median(0).values.tolist()
     return [

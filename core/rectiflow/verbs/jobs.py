@@ -59,7 +59,7 @@ def run_jobs(
     spend: Callable[[str, float], None],
     news_every: float = NEWS_EVERY,
 ) -> None:
-    """Run all jobs, `at_once` calls at a time; where there are fewer jobs, a call has several threads instead of one.
+    """Run all jobs, `at_once` calls of one thread at a time.
 
     Args:
         jobs: in any order; those with most work begin.
@@ -72,7 +72,6 @@ def run_jobs(
         RectiflowError: a call failed; the others are stopped, and the message names its log.
     """
     waiting, running = sorted(jobs, key=lambda job: -job.work), dict[int, _Running]()
-    threads = max(1, at_once // max(1, len(jobs)))
     finished, started = 0.0, time.perf_counter()
     told = started
     while waiting or running:
@@ -80,7 +79,7 @@ def run_jobs(
             job = waiting.pop(0)
             call = next(job.calls, None)
             if call is not None:
-                begun = _start(job, call, folder / f"{call.name}.log", threads)
+                begun = _start(job, call, folder / f"{call.name}.log")
                 running[begun.process.pid] = begun
         if not running:
             continue
@@ -106,9 +105,9 @@ def run_jobs(
             )
 
 
-def _start(job: Job, call: Call, log: Path, threads: int) -> _Running:
+def _start(job: Job, call: Call, log: Path) -> _Running:
     print(f"rectiflow {' '.join(call.arguments)}", flush=True)
-    environment: Mapping[str, str] = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment: Mapping[str, str] = {**os.environ, "OMP_NUM_THREADS": "1"}
     with log.open("ab") as stream:
         begun = stream.tell()
         command = [sys.executable, "-m", "rectiflow.cli", *call.arguments]
