@@ -157,7 +157,7 @@ class Looking(Method):
         assert support.require_teacher(self).model.model == EXACT.flow().model  # type: ignore[attr-defined]  # it is counted
         assert not average.model.training  # type: ignore[attr-defined]
         weight = average.model.weight  # type: ignore[attr-defined]
-        self.seen.append((support.step, support.steps, weight.clone(), flow.model.module.weight.detach().clone()))  # type: ignore[attr-defined]
+        self.seen.append((support.step, support.steps, weight.clone(), flow.model.weight.detach().clone()))  # type: ignore[attr-defined]
         return flow.model(batch.x1, torch.zeros(1)).square().mean(), {}
 
 
