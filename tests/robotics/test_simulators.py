@@ -34,7 +34,7 @@ def simulators() -> None:
         pytest.importorskip(package, reason="simulated tasks need pip install 'rectiflow[robotics]'")
 
 
-OPTIONAL = {"PushT-v0": (5, 2, "gym_pusht")}
+OPTIONAL = {"PushT-v0": (5, 2, "gym_pusht"), "cube-single-singletask-task1-v0": (28, 5, "ogbench")}
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,4 +1,4 @@
-"""Where tasks come from: a point in the plane, Meta-World, Fetch, locomotion. A simulator is imported when a task is made."""
+"""Where tasks come from: a point in the plane, and simulators, imported when a task of theirs is made."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ LOCOMOTION = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")
 FETCH = ("FetchReach-v4", "FetchPush-v4", "FetchPickAndPlace-v4")
 POINT = ("point-reach", "point-reach-pixels")
 PUSH_T = ("PushT-v0",)
+OGBENCH = tuple(f"cube-single-singletask-task{number}-v0" for number in range(1, 6))
 
 
 class Viewpoint(NamedTuple):
@@ -182,6 +183,23 @@ class PushT(gym.Wrapper[Array, Array, Array, Array]):
         return observation, float(reward), terminated, truncated, {"success": bool(info["is_success"])}
 
 
+class OGBenchTask(gym.Wrapper[Array, Array, Array, Array]):
+    """A task of OGBench whose goal is always the same, as its observations do not tell it (arXiv 2410.20092)."""
+
+    def __init__(self, name: str) -> None:
+        gym.register_envs(simulator("ogbench", "robotics-ogbench"))
+        super().__init__(gym.make(name, disable_env_checker=True, max_episode_steps=10**9))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Begin an episode; what the simulator says of its inner state is left out."""
+        return self.env.reset(seed=seed)[0], {}
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Take one action."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, float(reward), terminated, truncated, {"success": bool(info["success"])}
+
+
 class FlatGoal(gym.ObservationWrapper[Array, Array, dict[str, Array]]):
     """A goal task whose observation dict becomes one vector: observation, then desired goal."""
 
@@ -259,6 +277,15 @@ SUITES = (
         limit=300,
         package="gym-pusht",
         view=lambda o: {"hand": o[:2], "object": o[2:4]},
+    ),
+    Suite(
+        "ogbench",
+        lambda: OGBENCH,
+        lambda name: name in OGBENCH,
+        OGBenchTask,
+        limit=200,
+        package="ogbench",
+        camera="front",
     ),
     Suite(
         "locomotion",
