@@ -89,6 +89,8 @@ def render(environment: str, seed: int, actions: Array, size: int) -> Array:
         camera.lookat[:] = place.place
         camera.distance, camera.azimuth, camera.elevation = place.distance, place.azimuth, place.elevation
     mark_goal = getattr(base, "_render_callback", lambda: None)  # Fetch moves its goal's mark only when it is drawn
+    frame = base.model.vis.global_  # some simulators provide for small pictures only
+    frame.offwidth, frame.offheight = max(frame.offwidth, size), max(frame.offheight, size)
     renderer = mujoco.Renderer(base.model, size * 3 // 4, size)
     shown = set(every(len(actions) + 1).tolist())
     frames = []
