@@ -29,7 +29,7 @@ CHUNK = 4
 STUDENT = 600
 """Updates of a student of average velocities: as good as its teacher by then."""
 POINT = {"envs": "64", "chunks": "20", "noise.low": "0.3", "noise.high": "0.5"}
-FOUR = {"noise.low": "0.08", "noise.high": "0.16", "ppo.epochs": "3"}
+FOUR = {"noise.low": "0.08", "noise.high": "0.16", "ppo.epochs": "2"}
 """The noise of four steps adds up to 1.85 times that of one, and a pass over a rollout costs four times as much."""
 LIMIT = {"push-v3": "100", "pick-place-v3": "100", "peg-insert-side-v3": "150"}
 """Steps of an episode that is learnt from: successes take 54 to 99 in the mean, and what fails tells little in the rest."""
