@@ -44,9 +44,9 @@ def called(program: Path) -> list[str]:
     return (program.parent / "calls").read_text().splitlines()
 
 
-def test_most_work_begins_and_every_call_is_counted(program: Path) -> None:
+def test_jobs_begin_in_order_and_every_call_is_counted(program: Path) -> None:
     spent: list[tuple[str, float]] = []
-    jobs = [job("little", work=1.0), job("first", "second", work=5.0), job(), job("middle", work=3.0)]
+    jobs = [job("first", "second", work=1.0), job(), job("middle", work=5.0), job("little", work=3.0)]
     run_jobs(jobs, folder=program.parent, at_once=1, spend=lambda name, seconds: spent.append((name, seconds)))
     assert called(program) == ["first 1", "second 1", "middle 1", "little 1"]
     assert [name for name, _ in spent] == ["first", "second", "middle", "little"]

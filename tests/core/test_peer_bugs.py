@@ -28,6 +28,7 @@ from rectiflow.likelihood import log_prob
 from rectiflow.rectify import generate_pairs, reflow
 from rectiflow.rectify.distances import PseudoHuber
 from rectiflow.rectify.mean_flow import MeanFlow
+from rectiflow.rectify.method import two_times
 from rectiflow.sampling import integrate, sample
 from rectiflow.score_and_flow import ScoreAndFlow
 from rectiflow.solvers.flow_turbo import Blocks
@@ -316,7 +317,7 @@ def test_zhuyu_meanflow_weight_and_share_of_jumps() -> None:
         [error] = [float(value) for value in terms.values()]
         assert float(total) == pytest.approx(error / (error + 1e-3), rel=1e-9)
     n = 40_000
-    jumps, start, end = method.draw_times(n, seeded())
+    jumps, start, end = two_times(method.times, method.jumps, n, seeded())
     share = float((end > start).double().mean())
     assert share == jumps / n
     assert abs(share - 0.25) < 4 * math.sqrt(0.25 * 0.75 / n)

@@ -59,8 +59,8 @@ MUTANTS = (
     Mutant(SHORT, "[draw.t[:jumps] + length, draw.t[jumps:]]", "[draw.t[:jumps], draw.t[jumps:]]", "rectify/shortcut"),
     Mutant(
         MAP,
-        "part + columns(until - draw.t, part) * du",
-        "part - columns(until - draw.t, part) * du",
+        "part + columns(end - start, part) * du",
+        "part - columns(end - start, part) * du",
         "rectify/shortcut",
     ),
     Mutant(MAP, "(x + columns(until - draw.t, part) * part)", "(x + columns(until, part) * part)", "rectify/shortcut"),

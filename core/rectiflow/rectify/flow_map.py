@@ -13,7 +13,7 @@ from rectiflow.errors import ConfigError
 from rectiflow.flow import Draw, Flow
 from rectiflow.matching import ExtraLoss, no_extra_loss
 from rectiflow.rectify.derivative import DERIVATIVES, Direction, along
-from rectiflow.rectify.method import ALONE, Method, Support, columns, share_of, target_velocity, velocity_of
+from rectiflow.rectify.method import ALONE, Method, Support, columns, rows_of, target_velocity, two_times, velocity_of
 from rectiflow.times import TimeLaw, Uniform
 
 
@@ -63,44 +63,44 @@ class FlowMap(Method):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error, and its parts over instantaneous velocities and over jumps."""
         self.require_linear(flow)
-        size, device = len(batch), device_of(batch.x1)
-        jumps = torch.arange(size, device=device) < share_of(size, self.jumps, generator, device)
-        first, second = (self.times.sample(size, generator, device=device) for _ in range(2))
+        size = len(batch)
+        jumps, t, until = two_times(self.times, self.jumps, size, generator, device_of(batch.x1))
         draw = flow.draw(
             batch.x1,
             batch.cond,
             x0=batch.x0,
             mask=batch.mask,
-            times=torch.where(jumps, torch.minimum(first, second), first),
+            times=t,
             condition_drop=self.condition_drop,
             generator=generator,
         )
-        until = torch.where(jumps, torch.maximum(first, second).to(draw.t), draw.t)
+        until = until.to(draw.t)
         teacher = support.require_teacher(self) if self.teacher else None
         cond = flow.self_conditioned(draw, generator, until)
-        u, slope = along(
-            flow,
-            draw.xt,
-            draw.t,
-            until,
-            cond,
-            Direction(None, 0.0, 1.0),
-            derivative=self.derivative,
-            step=self.step,
-            differentiable=True,
-        )
-        speed = map_state(lambda part, du: part + columns(until - draw.t, part) * du, u, slope)
+        averages, speeds = [], []
+        if jumps:
+            x, start, end, own = (rows_of(part, slice(jumps)) for part in (draw.xt, draw.t, until, cond))
+            later = Direction(None, 0.0, 1.0)
+            u, slope = along(
+                flow, x, start, end, own, later, derivative=self.derivative, step=self.step, differentiable=True
+            )
+            averages.append(u)
+            speeds.append(map_state(lambda part, du: part + columns(end - start, part) * du, u, slope))
+        if jumps < size:
+            x, start, own = (rows_of(part, slice(jumps, None)) for part in (draw.xt, draw.t, cond))
+            u = flow.average_velocity(x, start, start, **own)
+            averages.append(u)
+            speeds.append(u)
+        u, speed = (map_state(lambda *pieces: torch.cat(pieces), *parts) for parts in (averages, speeds))
         target = self._velocity_at_end(flow, draw, u, until, jumps, teacher)
         error = flow.squared_error(speed, target, draw)
-        parts = {"instantaneous": error[~jumps], "jumps": error[jumps]}
+        parts = {"instantaneous": error[jumps:], "jumps": error[:jumps]}
         return error.mean(), {name: part.detach().sum() / size for name, part in parts.items()}
 
-    def _velocity_at_end(
-        self, flow: Flow, draw: Draw, u: Any, until: Tensor, jumps: Tensor, teacher: Flow | None
-    ) -> Any:
+    def _velocity_at_end(self, flow: Flow, draw: Draw, u: Any, until: Tensor, jumps: int, teacher: Flow | None) -> Any:
         end = map_state(lambda x, part: (x + columns(until - draw.t, part) * part).detach(), draw.xt, u)
         if teacher is not None:
             return velocity_of(teacher, end, until, draw.cond, self.guidance)
         still = target_velocity(flow, draw, None, self.guidance)
         own = velocity_of(flow, end, until, draw.cond)
-        return map_state(lambda there, here: torch.where(columns(jumps, here), there, here), own, still)
+        return map_state(lambda there, here: torch.cat([there[:jumps], here[jumps:]]), own, still)

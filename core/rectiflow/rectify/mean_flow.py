@@ -12,7 +12,7 @@ from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
 from rectiflow.matching import ExtraLoss, no_extra_loss
 from rectiflow.rectify.derivative import DERIVATIVES, Direction, along
-from rectiflow.rectify.method import ALONE, Method, Support, columns, rows_of, share_of, target_velocity, weighed
+from rectiflow.rectify.method import ALONE, Method, Support, columns, rows_of, target_velocity, two_times, weighed
 from rectiflow.times import LogitNormal, TimeLaw
 
 
@@ -70,7 +70,7 @@ class MeanFlow(Method):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted error, and the plain one as "error"."""
         self.require_linear(flow)
-        jumps, t, until = self.draw_times(len(batch), generator, device_of(batch.x1))
+        jumps, t, until = two_times(self.times, self.jumps, len(batch), generator, device_of(batch.x1))
         draw = flow.draw(
             batch.x1,
             batch.cond,
@@ -98,13 +98,3 @@ class MeanFlow(Method):
         u, target = (map_state(lambda *pieces: torch.cat(pieces), *parts) for parts in (u, target))
         error = flow.squared_error(u, target, draw)
         return weighed(error, self.power, self.offset), {"error": error.detach().mean()}
-
-    def draw_times(
-        self, count: int, generator: torch.Generator, device: torch.device | str = "cpu"
-    ) -> tuple[int, Tensor, Tensor]:
-        """How many samples, the first ones, have r > t; starts t and ends r of all steps, (count,) each."""
-        jumps = share_of(count, self.jumps, generator, device)
-        first, second = (self.times.sample(count, generator, device=device) for _ in range(2))
-        jumping = torch.arange(count, device=device) < jumps
-        start = torch.where(jumping, torch.minimum(first, second), first)
-        return jumps, start, torch.where(jumping, torch.maximum(first, second), first)

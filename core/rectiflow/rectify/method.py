@@ -16,6 +16,7 @@ from rectiflow.control.guidance import SCALE
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Draw, Flow
 from rectiflow.matching import ExtraLoss, no_extra_loss
+from rectiflow.times import TimeLaw
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,17 @@ def weighed(error: Tensor, power: float, offset: float) -> Tensor:
 def share_of(count: int, share: float, generator: torch.Generator, device: torch.device | str) -> int:
     """A share of a batch as a whole number of samples, which chance rounds."""
     return math.floor(share * count + float(torch.rand((), generator=generator, device=device)))
+
+
+def two_times(
+    times: TimeLaw, share: float, count: int, generator: torch.Generator, device: torch.device | str = "cpu"
+) -> tuple[int, Tensor, Tensor]:
+    """How many samples, the first ones, jump to a later time; starts and ends of all steps, (count,) each, alike in the rest."""
+    jumps = share_of(count, share, generator, device)
+    first, second = (times.sample(count, generator, device=device) for _ in range(2))
+    jumping = torch.arange(count, device=device) < jumps
+    start = torch.where(jumping, torch.minimum(first, second), first)
+    return jumps, start, torch.where(jumping, torch.maximum(first, second), first)
 
 
 def rows_of(state: Any, rows: slice) -> Any:

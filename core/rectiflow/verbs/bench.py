@@ -79,10 +79,10 @@ def run(spec: DomainSpec, study: Study, config: DictConfig) -> Path:
     started, fresh = time.perf_counter(), not any(bench.folder.iterdir())
     _run(bench, [Job(_train_teacher(bench), 1.0)])
     _make_pairs(bench)
-    # Grids of the teacher are needed by what is straightened on them, so it is measured first.
-    untrained = [entry for entry in chosen if not entry.stages]
-    _run(bench, [Job(_measure(bench, untrained))])
-    _run(bench, [_student(bench, entry) for entry in chosen if entry.stages])
+    # Grids of the teacher are needed by what is straightened on them, so its measuring begins first.
+    untrained = Job(_measure(bench, [entry for entry in chosen if not entry.stages]))
+    students = [_student(bench, entry) for entry in chosen if entry.stages]
+    _run(bench, [untrained, *sorted(students, key=lambda job: -job.work)])
     results = _results(bench)
     record_students(Path(str(config.out), FOLDER, str(config.name)), spec.name, study, results, count=int(config.count))
     minutes = (time.perf_counter() - started) / 60
@@ -151,7 +151,7 @@ def _make_pairs(bench: Bench) -> None:
     method, steps = bench.study.pairs
     teacher = open_run(bench.spec, bench.teacher)
     before = time.process_time()
-    with _one_thread():
+    with _threads(bench.config.jobs):
         make_pairs(
             teacher,
             bench.folder / "pairs",
@@ -165,10 +165,10 @@ def _make_pairs(bench: Bench) -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread in this process, inside the `with` block: what is timed then does not depend on who else is at work."""
+def _threads(count: int) -> Iterator[None]:
+    """So many threads in this process, inside the `with` block, whatever it has otherwise."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
@@ -211,7 +211,7 @@ def _results(bench: Bench) -> list[Result]:
             what, figures = (entry.name, entry.title, text), dict(row.metrics)
             results.append(Result(*what, row.nfe, parameters, seconds, figures, 0.0, strip, row.command, asked))
             timed.append((trained, *_key(text)))
-    with _one_thread():
+    with _threads(1):
         times = [[_seconds(*row) for row in timed] for _ in range(TIMED_ROUNDS)]
     middle = torch.tensor(times).median(0).values.tolist()
     return [

@@ -1,4 +1,4 @@
-"""Calls of rectiflow side by side: a few processes at a time, the most work first, with a word on where they stand."""
+"""Calls of rectiflow side by side: a few processes at a time, in order, with a word on where they stand."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def run_jobs(
     """Run all jobs, `at_once` calls of one thread at a time.
 
     Args:
-        jobs: in any order; those with most work begin.
+        jobs: in the order in which they begin; those with most work early leave the shortest wait at the end.
         folder: of the logs, <name>.log.
         at_once: how many processes work at a time.
         spend: told the name and the processor seconds of each call that ended.
@@ -71,7 +71,7 @@ def run_jobs(
     Raises:
         RectiflowError: a call failed; the others are stopped, and the message names its log.
     """
-    waiting, running = sorted(jobs, key=lambda job: -job.work), dict[int, _Running]()
+    waiting, running = list(jobs), dict[int, _Running]()
     finished, started = 0.0, time.perf_counter()
     told = started
     while waiting or running:

@@ -15,7 +15,7 @@ from rectiflow.flow import Flow
 from rectiflow.interpolants import Interpolant, Linear, Polynomial, Trigonometric
 from rectiflow.rectify.derivative import Direction, along
 from rectiflow.rectify.mean_flow import MeanFlow
-from rectiflow.rectify.method import Support
+from rectiflow.rectify.method import Support, two_times
 from rectiflow.spaces.euclidean import Euclidean
 from rectiflow.spaces.product import Product
 from rectiflow.spaces.sphere import Sphere
@@ -87,17 +87,17 @@ def test_without_jumps_it_is_flow_matching_to_the_bit() -> None:
     method = MeanFlow(times=Uniform(), jumps=0.0, power=0.0, teacher=False)
     flow = averages(exact)
     loss, _ = method.loss(flow, batch, generator(3))
-    _, t, _ = method.draw_times(50, torch_state := generator(3))
+    _, t, _ = two_times(method.times, method.jumps, 50, torch_state := generator(3))
     assert torch.equal(loss, flow.loss(batch.x1, times=t, generator=torch_state))
 
 
 def test_jumps_and_their_times() -> None:
     method = MeanFlow(jumps=0.25)
-    jumps, t, until = method.draw_times(100_000, generator())
+    jumps, t, until = two_times(method.times, method.jumps, 100_000, generator())
     assert jumps == 25_000
     assert (until[:jumps] > t[:jumps]).all()
     assert torch.equal(until[jumps:], t[jumps:])
-    assert {method.draw_times(2, generator(seed))[0] for seed in range(20)} == {0, 1}
+    assert {two_times(method.times, method.jumps, 2, generator(seed))[0] for seed in range(20)} == {0, 1}
     still = t[until == t].logit()
     assert abs(float(still.mean()) - 0.4) < 4 / len(still) ** 0.5
     both = torch.cat([t[until > t], until[until > t]]).logit()
