@@ -16,6 +16,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from marked_block import markers, write_block
+
 from rectiflow.errors import DataError
 from rectiflow.records import write_atomically
 from rectiflow.study import Study
@@ -26,10 +28,7 @@ BENCHMARKS = Path(__file__).parent
 RESULTS = BENCHMARKS / "results"
 STORED = "few_steps.json"
 FIGURE = "few_steps.png"
-BEGIN, END = (
-    "<!-- few steps: begin (benchmarks/few_step_table.py writes what is between) -->",
-    "<!-- few steps: end -->",
-)
+ENDS = markers("few steps", "few_step_table.py")
 ALLOWED = 1.25
 """How much worse than the bar a student of one evaluation may be."""
 SMALL = 2.0
@@ -121,43 +120,20 @@ def _verdict(value: float, level: float) -> str:
     return "at or below" if value <= level else "above"
 
 
-def inserted(readme: str, text: str) -> str:
-    """The README with the text between its markers.
-
-    Raises:
-        DataError: a marker is missing.
-    """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise DataError(f"benchmarks/README.md has no markers; it must hold {BEGIN!r} and, below, {END!r}")
-    return f"{before}{BEGIN}\n{text}{END}{after}"
-
-
 def main(arguments: Sequence[str]) -> int:
     """Write the README, or check it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, help="of a finished study, to store first")
     parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args(arguments)
-    readme = BENCHMARKS / "README.md"
     try:
         if options.folder is not None:
             store(options.folder)
-        present = readme.read_text(encoding="utf-8")
-        wanted = inserted(present, block(json.loads((RESULTS / STORED).read_text(encoding="utf-8"))))
+        stored = json.loads((RESULTS / STORED).read_text(encoding="utf-8"))
+        return write_block(BENCHMARKS / "README.md", block(stored), ENDS, check=options.check)
     except DataError as error:
         print(error, file=sys.stderr)
         return 2
-    if options.check:
-        if present != wanted:
-            print(
-                "benchmarks/README.md differs from what is stored; run python benchmarks/few_step_table.py",
-                file=sys.stderr,
-            )
-        return int(present != wanted)
-    write_atomically(readme, wanted)
-    return 0
 
 
 if __name__ == "__main__":

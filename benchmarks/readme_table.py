@@ -13,19 +13,16 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from marked_block import markers, write_block
+
 from rectiflow.benchmarking.contest import OURS
 from rectiflow.benchmarking.domains_table import DomainResults, by_domain
 from rectiflow.benchmarking.measurement import FILE, Measurement, read_measurements, write_measurements
-from rectiflow.errors import DataError
-from rectiflow.records import write_atomically
 from rectiflow.report_table import number
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-BEGIN, END = (
-    "<!-- benchmarks: begin (benchmarks/readme_table.py writes what is between) -->",
-    "<!-- benchmarks: end -->",
-)
+ENDS = markers("benchmarks", "readme_table.py")
 ABSENT = number(math.nan)
 ARROWS = {"lower": "↓", "higher": "↑", "one": "→ 1"}
 
@@ -129,19 +126,6 @@ def _peer_line(title: str, entry: Measurement) -> str:
     return f"| {title} | {peer} | {number(entry.figures['ratio'])} | {number(low)} to {number(high)} | {equal} |"
 
 
-def inserted(readme: str, text: str) -> str:
-    """The README with the text between its markers.
-
-    Raises:
-        DataError: a marker is missing.
-    """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise DataError(f"README.md has no markers; it must hold {BEGIN!r} and, below, {END!r}")
-    return f"{before}{BEGIN}\n{text}{END}{after}"
-
-
 def main(arguments: Sequence[str]) -> int:
     """Write the README, or check it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -150,15 +134,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     for folder in options.folders:
         write_measurements(RESULTS / f"{folder.name}.jsonl", read_measurements(folder / FILE))
-    path = ROOT / "README.md"
-    present = path.read_text(encoding="utf-8")
-    wanted = inserted(present, tables())
-    if options.check:
-        if present != wanted:
-            print("README.md differs from benchmarks/results; run python benchmarks/readme_table.py", file=sys.stderr)
-        return int(present != wanted)
-    write_atomically(path, wanted)
-    return 0
+    return write_block(ROOT / "README.md", tables(), ENDS, check=options.check)
 
 
 if __name__ == "__main__":
