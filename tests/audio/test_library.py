@@ -276,7 +276,9 @@ def test_qt_containers_give_their_files_back(packed: bool) -> None:
         dict(resources(b"RIFF" + bytes(40)))
 
 
-def test_package_becomes_flac_with_kinds_groups_and_licences(tmp_path: Path) -> None:
+def test_package_becomes_flac_with_kinds_groups_and_licences(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     package = Package(registry="apt", name="farm", version="1", sha256="", licence="CC0", attribution="")
     source, target = tmp_path / "farm-1", tmp_path / "set"
     (source / "usr/share/doc/farm").mkdir(parents=True)
@@ -291,8 +293,11 @@ def test_package_becomes_flac_with_kinds_groups_and_licences(tmp_path: Path) -> 
     soundfile.write(source / "horn.wav", tone(500, 0.3, 8_000), 8_000)
     (source / "more.rcc").write_bytes(container({"horn.wav": (source / "horn.wav").read_bytes()}, packed=True))
     (source / "horn.wav").unlink()
-    rules = (("*_desc*", ""), ("*/animals/*", "animal"), ("*/sounds/*", "instrument"))
+    rules = (("*_desc*", ""), ("*/animals/*", "animal"), ("*/birds/*", "animal"), ("*/sounds/*", "instrument"))
     found = convert(Origin(package, rules), source, target)
+    assert [line for line in capsys.readouterr().err.splitlines() if "no file fits" in line] == [
+        "rectiflow:   no file fits */birds/*"
+    ]
     assert [(item.kind, item.group, item.version, item.licence) for item in found] == [
         ("animal", "cow", "1.5", "CC0"),
         ("instrument", "horn", "1.5", "CC0"),
@@ -323,3 +328,36 @@ def test_every_origin_is_pinned() -> None:
     assert all(len(origin.package.sha256) == 64 and origin.rules for origin in ORIGINS)
     kinds = {kind for origin in ORIGINS for _, kind in origin.rules if kind}
     assert kinds == set(real_sounds.REAL)
+
+
+@pytest.mark.parametrize(
+    ("package", "path", "kind"),
+    [
+        *(
+            ("gcompris-qt-data", f"gcompris/src/activities/instruments/resource/{name}.ogg", "drums")
+            for name in (
+                *("bongo", "castanets", "cymbal", "drum_kit", "maracas"),
+                *("snare_drum", "tambourine", "timpani", "triangle"),
+            )
+        ),
+        ("gcompris-qt-data", "gcompris/src/activities/instruments/resource/electric_guitar.ogg", "guitar"),
+        ("gcompris-qt-data", "gcompris/src/activities/instruments/resource/flute_traversiere.ogg", "instrument"),
+        *(
+            ("gcompris-qt-data", f"gcompris/src/activities/memory-sound/resource/{name}.ogg", kind)
+            for name, kind in (
+                ("LRBark_3_LA_cut", "animal"),
+                ("LRFrogsInPondDuringStormLACut", "animal"),
+                ("LRBuddhist_gong_05_LA", "drums"),
+                ("guitar_son2", "guitar"),
+                ("LRWeird_2_LA", ""),
+                ("LRLaPause_short", ""),
+                ("LRRain_in_garden_01_LA_cut", "everyday"),
+            )
+        ),
+        ("sonic-pi-samples", "usr/share/sonic-pi/samples/guit_e_slide.flac", "guitar"),
+        ("sonic-pi-samples", "usr/share/sonic-pi/samples/vinyl_hiss.flac", ""),
+    ],
+)
+def test_files_of_the_packages_are_filed_by_what_is_heard(package: str, path: str, kind: str) -> None:
+    [origin] = [origin for origin in ORIGINS if origin.package.name == package]
+    assert origin.rule(path)[1] == kind

@@ -8,7 +8,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -108,9 +107,11 @@ def convert(origin: Origin, source: Path, folder: Path) -> list[Recording]:
     version = json.loads((source / PACKAGE_MANIFEST).read_text(encoding="utf-8"))["archive"].split("_")[1]
     found: list[Recording] = []
     unreadable: list[str] = []
+    fitted: set[str] = set()
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         for name, path in _candidates(source, Path(scratch)):
-            kind = next((kind for pattern, kind in origin.rules if fnmatch(f"/{name}", pattern)), "")
+            pattern, kind = origin.rule(name)
+            fitted.add(pattern)
             if not kind:
                 continue
             try:
@@ -146,6 +147,9 @@ def convert(origin: Origin, source: Path, folder: Path) -> list[Recording]:
     )
     for line in unreadable:
         say(f"  left out {line}")
+    for pattern, _ in origin.rules:
+        if pattern not in fitted:
+            say(f"  no file fits {pattern}")
     return found
 
 
@@ -181,5 +185,5 @@ def prepared(path: Path) -> Tensor:
 
 def _plain(name: str) -> str:
     """A file's name as a word: lower case, without the number of the take."""
-    word = re.sub(r"^lr(?=[A-Z])", "", re.sub(r"[^A-Za-z]+", "-", name)).strip("-").lower()
+    word = re.sub(r"^LR(?=[A-Z])", "", re.sub(r"[^A-Za-z]+", "-", name)).strip("-").lower()
     return re.sub(r"-(la|lacut|cut|la-cut)$", "", word) or "sound"
