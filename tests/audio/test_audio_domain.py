@@ -216,6 +216,8 @@ def test_every_start_and_model_trains_and_extracts(source: str, model: str) -> N
     first, again = (extractor.extract(mixture, query, noise=noise, steps=2) for _ in range(2))
     assert first.shape == (2, 2, 1001)
     assert torch.equal(first, again)
+    # Four frames a place, halved once; two a place; and eight hops of 170 samples hold 85 steps of 16.
+    assert extractor.period == {"tiny": 8, "base": 2, "conv_tasnet": 8}[model]
     assert torch.allclose(first.sum(1), mixture, atol=1e-6)
     steered = extractor.extract(mixture, query, noise=noise, steps=2, guidance=2.0, negative=query.flip(0))
     assert steered.shape == first.shape

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rectiflow.errors import ConfigError
 from rectiflow_audio.bands import BandTransformer
@@ -28,7 +29,7 @@ def tiny(generator: torch.Generator, **options: Any) -> SpectralUNet:
     return SpectralUNet(2, Spectra(), 12, (4, 4), (16, 32), generator=generator, **options)
 
 
-def woken(network: SpectralUNet, generator: torch.Generator) -> SpectralUNet:
+def woken(network: nn.Module, generator: torch.Generator) -> nn.Module:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
@@ -103,6 +104,24 @@ def test_phases_go_through_and_are_not_looked_at(kind: str, generator: torch.Gen
     other = {**given, "x": turned(given["x"]), "mixture": turned(given["mixture"])}
     assert (turned(network(**given)) - network(**other)).abs().max() < 1e-3
     assert (network(**given) - network(**other)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["unet", "bands"])
+def test_stems_move_with_the_mixture_by_whole_periods_only(kind: str, generator: torch.Generator) -> None:
+    """A sound in the middle of silence; what the edges of the silence do to it is far below what a half period does."""
+    network = tiny(generator) if kind == "unet" else bands(generator)
+    woken(network, generator)
+    given = inputs(24, generator)
+    given["x"] = given["x"] * 0.1
+
+    def at(place: int) -> Tensor:
+        around = {name: F.pad(given[name], (place, 144 - place)) for name in ("x", "mixture")}
+        return network(**{**given, **around})[..., place : place + 24]
+
+    whole = (at(72) - at(72 + 5 * network.period)).abs().mean()
+    half = (at(72) - at(72 + 5 * network.period // 2)).abs().mean()
+    assert network.period == {"unet": 8, "bands": 2}[kind]
+    assert whole < 0.05 * half
 
 
 @pytest.mark.parametrize("name", ["x", "t", "mixture", "query"])

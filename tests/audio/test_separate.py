@@ -35,7 +35,7 @@ RATE = 44100
 class Splitter:
     """Extracts what is below 1 kHz for the query "low", and what is above for any other."""
 
-    spectra, text, layout, device = Spectra(), HashedEncoder(), ASKED, "cpu"
+    spectra, text, layout, device, period = Spectra(), HashedEncoder(), ASKED, "cpu", 1
 
     def queries(self, texts: list[str]) -> Tensor:
         return self.text.encode(texts).pooled
@@ -176,6 +176,31 @@ def test_levels_come_back_and_nothing_clips(folder: Path, capsys: pytest.Capture
     assert max(np.abs(file).max() for file in files) == pytest.approx(1.0, abs=1e-3)
     level = 10 ** (json.loads((folder / "pcm/report.json").read_text())["turned_down_db"] / 20)
     assert np.abs(sum(files) / level - 5 * truth.sum(axis=0)).max() < 1e-3
+
+
+def test_segments_begin_where_the_model_cuts_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of places of 16 frames, all or nothing in each: in segments, it is the model as a whole."""
+
+    class Placing(Splitter):
+        period = 16
+
+        def extract(self, mixture: Tensor, query: Tensor, *, noise: Tensor, **options: object) -> Tensor:
+            padded = torch.nn.functional.pad(mixture, (0, -mixture.shape[1] % 2720))
+            places = padded.reshape(len(mixture), -1, 2720)
+            first, second = places.square().mean(-1), places[..., :1360].square().mean(-1)
+            kept = (second > first).repeat_interleave(2720, dim=1)[:, : mixture.shape[1]]
+            return torch.stack((mixture * kept, mixture * ~kept), dim=1)
+
+    monkeypatch.setattr(separate, "load_extractor", lambda run, weights: Placing())
+    noise = np.random.default_rng(0).standard_normal((16_000 * 5, 1)) * 0.1
+    soundfile.write("a.wav", noise, 16_000)
+    found = []
+    for seconds in (0.1, 0.77, 1.3, 60):
+        assert call("a.wav", "query=low", "out=o", f"segment={seconds}", "overlap=0.3") == 0
+        found.append(soundfile.read("o/a_low.wav")[0])
+    assert 0.2 < (found[-1] != 0).mean() < 0.8
+    for wave in found[:-1]:
+        assert np.abs(wave - found[-1]).max() <= 2**-15
 
 
 def test_a_span_silences_the_rest(folder: Path) -> None:

@@ -92,6 +92,11 @@ class BandTransformer(nn.Module):
         nn.init.xavier_uniform_(self.norm.output.weight, generator=generator)
         self.output = nn.Parameter(torch.zeros(bands, width, self.masking.outputs))
 
+    @property
+    def period(self) -> int:
+        """Frames by which a mixture may move for its stems to move with it."""
+        return self.masking.wide
+
     def forward(
         self,
         x: Tensor,

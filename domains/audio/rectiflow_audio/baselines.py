@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -48,6 +50,11 @@ class QueriedConvTasNet(nn.Module):
         self.stride = kernel // 2
         self.encoder, self.masks, self.decoder = conv_tasnet(stems, features, kernel, hidden, layers, stacks)
         self.query = linear(query_width, 2 * features, generator=generator)
+
+    @property
+    def period(self) -> int:
+        """Frames by which a mixture may move for its stems to move with it: a whole number of the encoder's steps."""
+        return self.stride // math.gcd(self.stride, self.spectra.hop)
 
     def forward(self, x: Tensor, t: Tensor, mixture: Tensor, query: Tensor, item: Tensor | None = None) -> Tensor:
         """The estimate of the stems (B, K, 2, F, N) for a mixture (B, 1, 2, F, N) and queries (B, D)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,13 @@ class Extractor:
     text: TextEncoder
     layout: Layout = ASKED
     device: torch.device | str = "cpu"
+
+    @property
+    def period(self) -> int:
+        """Frames by which a mixture may move for its stems to move with it, as the network cuts time into places."""
+        network = self.flow.model
+        modules = network.modules() if isinstance(network, torch.nn.Module) else ()
+        return math.lcm(*(getattr(module, "period", 1) for module in modules))
 
     def queries(self, texts: Sequence[str]) -> Tensor:
         """The queries (B, D) that texts stand for."""

@@ -60,6 +60,11 @@ class LatentUNet(UNet):
         )
         self.stems = stems
 
+    @property
+    def period(self) -> int:
+        """Frames by which a mixture may move for its stems to move with it."""
+        return self.multiple
+
     def forward(
         self,
         x: Tensor,

@@ -111,7 +111,7 @@ class UNet(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.multiple = 2 ** (len(widths) - 1)
+        self.multiple: int = 2 ** (len(widths) - 1)
         condition = 2 * widths[0]
         self.time = ConditionEmbedding(condition, until=until, generator=generator)
         self.query = linear(query_width, condition, generator=generator)
@@ -207,6 +207,11 @@ class SpectralUNet(UNet):
             generator=generator,
         )
         self.masking = masking
+
+    @property
+    def period(self) -> int:
+        """Frames by which a mixture may move for its stems to move with it: places of the coarsest level last so long."""
+        return self.masking.wide * self.multiple
 
     def forward(
         self,

@@ -148,9 +148,10 @@ def _separator(extractor: Extractor, encoder: SoundTextEncoder | None, config: D
 
 
 def _segments(extractor: Extractor, config: DictConfig) -> Segments:
-    hop = extractor.spectra.hop
-    length = max(1, round(config.segment * SAMPLE_RATE / hop)) * hop
-    return Segments(length, max(1, int(length * config.overlap)), hop)
+    # Neighbours that cut time into the same places agree where they overlap; others differ by some decibels.
+    grid = extractor.spectra.hop * extractor.period
+    length = max(2, round(config.segment * SAMPLE_RATE / grid)) * grid
+    return Segments(length, max(1, int(length * config.overlap)), grid)
 
 
 def _check(config: DictConfig) -> None:

@@ -43,6 +43,8 @@ class Separator:
 class Segments:
     """How a signal is cut: segments of `length` samples, neighbours sharing at least `overlap`, at multiples of `hop`.
 
+    hop is that of the frames, or as many of them as the model cuts time into: segments that begin elsewhere are seen otherwise.
+
     Raises:
         ConfigError: lengths that leave no way forward.
     """
