@@ -14,11 +14,12 @@ from torch import Tensor
 
 from rectiflow.errors import DataError
 from rectiflow.fetch import Package
-from rectiflow_audio import fetching, rendered_sounds
-from rectiflow_audio.arranging import DRUM_BANK, band, drumming, effect, melody
+from rectiflow_audio import fetching, rendered_sounds, rendered_tracks
+from rectiflow_audio.arranging import DRUM_BANK, PARTS, band, band_parts, drumming, effect, melody
 from rectiflow_audio.espeak import Speaking
 from rectiflow_audio.library import LibrarySounds
 from rectiflow_audio.soundfont import SoundFont, read_soundfont
+from rectiflow_audio.stems import StemTracks
 
 RATE = 8000
 
@@ -149,6 +150,19 @@ def test_pieces_repeat_with_the_generator_and_sound(font: SoundFont) -> None:
         assert float(first.square().mean()) > 1e-6
 
 
+def test_a_band_is_the_sum_of_its_parts(tmp_path: Path) -> None:
+    """Bass and chords are always there, drums and lead in four bands of five."""
+    (tmp_path / "x.sf2").write_bytes(soundfont([(DRUM_BANK, 0), *((0, number) for number in range(128))]))
+    font, silent = read_soundfont(tmp_path / "x.sf2"), torch.zeros(4)
+    for seed in range(40):
+        parts = band_parts(font, (0,), 1.0, seeded(seed))
+        torch.testing.assert_close(parts.sum(0), band(font, (0,), 1.0, seeded(seed)))
+        assert float((parts[1] + parts[2]).square().mean()) == pytest.approx(1, rel=1e-3)
+        silent += (parts.abs().amax(1) == 0).float()
+    assert silent[1:3].sum() == 0
+    assert all(1 <= count <= 18 for count in silent[[0, 3]].tolist())  # 4 standard deviations around 8
+
+
 class Voice:
     """Says a hum for as many hundredths of a second as a text has letters."""
 
@@ -217,6 +231,28 @@ def test_melodies_of_a_soundfont_join_the_real_sounds(tmp_path: Path, monkeypatc
     found = rendered_sounds.played_notes(tmp_path, tmp_path)
     assert [one.kind for one in found] == ["guitar"] * 7 + ["instrument"] * 3
     assert all(one.package == "timgm6mb-soundfont" and (tmp_path / one.path).is_file() for one in found)
+
+
+def test_tracks_are_laid_out_as_fixed_stems_take_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECTIFLOW_CACHE", str(tmp_path))
+    monkeypatch.setattr(rendered_tracks, "TRACKS", {"train": 8, "test": 2})
+    monkeypatch.setattr(rendered_tracks, "SECONDS", 0.4)
+    monkeypatch.setattr(rendered_tracks, "DRUM_KITS", (0,))
+
+    def fetched(package: Package) -> Path:
+        (tmp_path / "pretty_midi").mkdir()
+        (tmp_path / package.wanted[0]).write_bytes(soundfont([(DRUM_BANK, 0), *((0, number) for number in range(128))]))
+        return tmp_path
+
+    monkeypatch.setattr(rendered_tracks, "fetch_package", fetched)
+    folder = fetching.fetch("rendered-tracks")
+    assert "GPL" in json.loads((folder / "manifest.json").read_text())["licence"]
+    assert fetching.fetch("rendered-tracks") == folder
+    tracks = StemTracks(folder, PARTS)
+    mixture = tracks.together(3200, "test", seeded())
+    assert mixture.shape == (4, 3200)
+    assert 0 < float(mixture.sum(0).abs().amax()) <= 0.7 + 1e-3
+    assert not torch.equal(tracks.together(3200, "train", seeded()), mixture)
 
 
 def test_a_system_without_a_pinned_synthesiser_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

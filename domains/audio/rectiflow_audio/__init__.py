@@ -18,6 +18,7 @@ SPEC = DomainSpec(
         "minilm": "text encoder all-MiniLM-L6-v2, 91 MB (Apache-2.0)",
         "real-sounds": "seven kinds of real sound, four hours, out of Debian packages (licences by file)",
         "rendered-sounds": "six kinds of sound, rendered from notes and by a speech synthesiser, out of Python packages",
+        "rendered-tracks": "120 tracks of music with four stems each, rendered from notes, in the layout of MUSDB18",
     },
     fetcher="rectiflow_audio.fetching:fetch",
     verbs={"separate": Verb("rectiflow_audio.separate:run", SeparateSettings, bare="mix")},

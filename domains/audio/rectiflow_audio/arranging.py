@@ -13,6 +13,7 @@ DRUM_BANK = 128
 KICK, SNARE, HAT, OPEN_HAT, TOMS, CRASH = 36, 38, 42, 46, (41, 45, 48), 49
 PADS = (4, 5, 16, 17, 19, 21, 24, 25, 48, 49, 50, 52, 89)
 BASSES = (32, 33, 34, 35, 36, 38)
+PARTS = ("drums", "bass", "chords", "lead")
 LEADS = (0, 11, 22, 40, 56, 57, 64, 65, 66, 71, 73, 75, 80, 81)
 
 
@@ -52,28 +53,32 @@ def drumming(font: SoundFont, kit: int, seconds: float, generator: torch.Generat
 
 def band(font: SoundFont, kits: tuple[int, ...], seconds: float, generator: torch.Generator) -> Tensor:
     """Chords, a bass, mostly drums and a lead over four chords that come round again: (T,) at 16 kHz."""
-    track = torch.zeros(round(seconds * RATE))
+    return band_parts(font, kits, seconds, generator).sum(0)
+
+
+def band_parts(font: SoundFont, kits: tuple[int, ...], seconds: float, generator: torch.Generator) -> Tensor:
+    """What a band plays by itself, `PARTS` (4, T) at 16 kHz; drums and lead are silent now and then."""
+    drums, bass, chords, lead = torch.zeros(4, round(seconds * RATE))
     scale, root = SCALES[integer(0, 1, generator)], integer(45, 56, generator)
     degrees = [(0, 3, 4, 5)[integer(0, 3, generator)] for _ in range(4)]
     bar = uniform(1.2, 2.6, generator)
-    pad, bass = PADS[integer(0, len(PADS) - 1, generator)], BASSES[integer(0, len(BASSES) - 1, generator)]
+    pad, low = PADS[integer(0, len(PADS) - 1, generator)], BASSES[integer(0, len(BASSES) - 1, generator)]
     for number in range(int(seconds / bar) + 1):
         degree = degrees[number % 4]
         chord = [root + scale[(degree + third) % 7] + 12 * ((degree + third) // 7) for third in (0, 2, 4)]
         for key in chord:
-            _lay(track, font.note(0, pad, key, bar), number * bar, 0.3)
+            _lay(chords, font.note(0, pad, key, bar), number * bar, 0.3)
         for beat in range(4):
             if beat == 0 or chance(0.6, generator):
-                _lay(track, font.note(0, bass, chord[0] - 12, bar / 4), (number + beat / 4) * bar, 0.5)
-    parts = [track]
+                _lay(bass, font.note(0, low, chord[0] - 12, bar / 4), (number + beat / 4) * bar, 0.5)
     if chance(0.8, generator):
         kit = kits[integer(0, len(kits) - 1, generator)]
-        parts.append(_level(drumming(font, kit, seconds, generator)) * uniform(0.3, 1, generator))
+        drums = _level(drumming(font, kit, seconds, generator)) * uniform(0.3, 1, generator)
     if chance(0.8, generator):
-        lead = LEADS[integer(0, len(LEADS) - 1, generator)]
-        parts.append(_level(melody(font, lead, seconds, generator)) * uniform(0.3, 1, generator))
-    parts[0] = _level(track)
-    return torch.stack(parts).sum(0)
+        program = LEADS[integer(0, len(LEADS) - 1, generator)]
+        lead = _level(melody(font, program, seconds, generator)) * uniform(0.3, 1, generator)
+    together = (bass + chords).square().mean().sqrt().clamp(min=1e-6)
+    return torch.stack([drums, bass / together, chords / together, lead])
 
 
 def effect(font: SoundFont, program: int, seconds: float, generator: torch.Generator) -> Tensor:

