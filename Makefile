@@ -14,7 +14,7 @@ help:
 	@echo "make mutants    whether the fast tests notice that the mathematics is wrong"
 	@echo "make check      ruff, mypy, import-linter"
 	@echo "make bench      a quick version of every benchmark, in at most 20 minutes; ends with the page"
-	@echo "make bench-full the demos and all benchmarks: about three hours on two cores; a second call continues"
+	@echo "make bench-full the demos and all benchmarks: about four hours on two cores; a second call continues"
 	@echo "make docs       the gallery of docs/"
 
 demo: $(VENV)/.images
@@ -42,14 +42,16 @@ bench: $(VENV)/.bench
 	OMP_NUM_THREADS=1 $(BIN)/rectiflow bench peers quick=true
 	OMP_NUM_THREADS=1 $(BIN)/rectiflow bench domains quick=true
 	OMP_NUM_THREADS=1 $(BIN)/rectiflow bench scaling quick=true
+	$(BIN)/rectiflow bench few-step name=few-step-quick updates=30 pairs=512 count=360 'teacher=[training.steps=100]'
 	$(BIN)/rectiflow bench report
 
 bench-full: $(VENV)/.bench
-	@echo "about three hours on two cores; stop it at any time, and the same command goes on"
+	@echo "about four hours on two cores; stop it at any time, and the same command goes on"
 	for domain in images proteins robotics audio shapes; do $(BIN)/rectiflow demo $$domain || exit 1; done
 	OMP_NUM_THREADS=1 $(BIN)/rectiflow bench peers
 	$(BIN)/rectiflow bench domains
 	OMP_NUM_THREADS=1 $(BIN)/rectiflow bench scaling
+	$(BIN)/rectiflow bench few-step
 	$(BIN)/rectiflow bench report
 
 docs: $(VENV)/.images
