@@ -133,11 +133,43 @@ def test_the_guess_knows_how_many_stems_there_are_and_their_power(
     assert slope == pytest.approx(1, abs=8 * (1 / float(guess.square().mean()) / guess.numel()) ** 0.5)
 
 
+@pytest.mark.parametrize("start", [MixtureStart(0.3), NoiseStart(0.5)])
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
+def test_a_network_is_believed_as_far_as_the_state_leaves_open(
+    start: Any, t: float, generator: torch.Generator
+) -> None:
+    """Of silence, the answer of this network, there remains what the guess is wrong by, beside the stems."""
+    shown: list[Tensor] = []
+
+    def silent(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        shown.append(x)
+        return torch.zeros_like(x)
+
+    shape = (4, 2, 2, 64, 64)
+    mixture = torch.randn(4, 1, 2, 64, 64, generator=generator)
+    flow = separation_flow(silent, start)
+    x0 = flow.sample_source(shape, {"mixture": mixture}, generator)
+    x1 = POWER**0.5 * torch.randn(shape, generator=generator)
+    estimate = flow.data((1 - t) * x0 + t * x1, torch.full((4,), t), mixture=mixture)
+    believed = 1 - float((estimate / shown[0]).mean())
+    wrong = float((shown[0] - x1).square().mean()) / POWER
+    assert believed == pytest.approx(wrong**0.5, rel=8 / x1.numel() ** 0.5)
+
+
 def test_the_guess_is_nothing_at_the_start_and_everything_at_the_end(generator: torch.Generator) -> None:
-    network = GuessingNetwork(lambda x, t, **cond: x, Linear(), 1.0, 0.3)
-    x, mixture = torch.randn(SHAPE, generator=generator), torch.randn(3, 1, 2, 256, 16, generator=generator)
-    assert (network.guess(x, torch.zeros(3), mixture) == 0).all()
-    assert torch.allclose(network.guess(x, torch.ones(3), mixture), x)
+    answer, x = torch.randn(SHAPE, generator=generator), torch.randn(SHAPE, generator=generator)
+    mixture = torch.randn(3, 1, 2, 256, 16, generator=generator)
+    shown: list[Tensor] = []
+
+    def spy(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        shown.append(x)
+        return answer
+
+    network = GuessingNetwork(spy, Linear(), 1.0, 0.3)
+    torch.testing.assert_close(network(x, torch.zeros(3), mixture=mixture), answer)
+    torch.testing.assert_close(network(x, torch.ones(3), mixture=mixture), x)
+    assert (shown[0] == 0).all()
+    torch.testing.assert_close(shown[1], x)
 
 
 @pytest.mark.parametrize("start", [MixtureStart, NoiseStart, ConsistentStart])
