@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -301,6 +302,9 @@ class Flow:
         """
         if weight not in ("plain", "velocity"):
             raise ConfigError(f"loss weight {weight!r} is unknown; allowed: plain, velocity")
+        if weight == "plain" and draw.mask is None:  # as many entries in each sample: one mean, and one pass backward
+            errors = self._errors(prediction, draw.target, draw, self.predicts)
+            return reduce(torch.add, (part.square().mean() for part in parts(errors)))
         per_sample = self.squared_error(prediction, draw.target, draw, self.predicts)
         if weight == "velocity":
             self._check_velocity_weight()
@@ -312,6 +316,11 @@ class Flow:
 
         Components of a product are added, each with its weight.
         """
+        errors = self._errors(prediction, target, draw, kind)
+        return reduce(torch.add, parts(map_masked(_mean_square, draw.mask, errors)))
+
+    def _errors(self, prediction: State, target: State, draw: Draw, kind: Prediction) -> State:
+        """Difference of a prediction and its target, of the state's shape, where the mask is True."""
         if shape_of(prediction) != shape_of(target):  # which subtraction would broadcast in silence
             raise ConfigError(
                 f"the model gave a {kind} of shape {shape_of(prediction)}; its target has shape {shape_of(target)}"
@@ -320,9 +329,7 @@ class Flow:
         prediction, target, x = (
             map_masked(_clear_padding, draw.mask, state) for state in (prediction, target, draw.xt)
         )
-        errors = self.space.masked(draw.mask).residual(prediction, target, kind, x)
-        means = parts(map_masked(_mean_square, draw.mask, errors))
-        return means[0] if len(means) == 1 else torch.stack(means).sum(0)
+        return self.space.masked(draw.mask).residual(prediction, target, kind, x)
 
     def loss(
         self,
