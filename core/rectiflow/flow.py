@@ -329,7 +329,8 @@ class Flow:
         prediction, target, x = (
             map_masked(_clear_padding, draw.mask, state) for state in (prediction, target, draw.xt)
         )
-        return self.space.masked(draw.mask).residual(prediction, target, kind, x)
+        errors: State = self.space.masked(draw.mask).residual(prediction, target, kind, x)
+        return errors
 
     def loss(
         self,
