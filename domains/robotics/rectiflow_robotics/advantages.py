@@ -37,13 +37,11 @@ def generalised_advantages(
         discounts: (T, N) gamma to the power of the steps executed.
         trace: lambda in [0, 1], per chunk.
     """
-    delta = rewards + discounts * next_values.masked_fill(terminated, 0.0) - values
+    advantages = rewards + discounts * next_values.masked_fill(terminated, 0.0) - values
     kept = (discounts * trace).masked_fill(done, 0.0)
-    following, found = torch.zeros_like(rewards[0]), []
-    for change, share in zip(reversed(delta.unbind()), reversed(kept.unbind()), strict=True):
-        following = torch.addcmul(change, share, following)
-        found.append(following)
-    advantages = torch.stack(found[::-1])
+    following = torch.zeros_like(rewards[0])
+    for delta, share in zip(reversed(advantages.unbind()), reversed(kept.unbind()), strict=True):
+        following = delta.addcmul_(share, following)  # in its place among the advantages
     return Advantages(advantages, advantages + values)
 
 
