@@ -5,13 +5,15 @@
 The file holds built-in sounds, two at a time. Each row is a fresh process: the real-time factor is that of the verb (seconds of
 work a second of sound, files and pictures included), the processor factor is seconds of processor time a second of sound beyond
 ten seconds, memory the growth of the peak over that of ten seconds of the same file.
-A seam is the jump of the target's level, in dB, between the halves of each cross-fade of the segments, less that of the same file
-cut elsewhere. Results go to benchmarks/audio/separation.json.
+A seam is the jump of the target's level, in dB, between the quarters of a second before and after the middle of a cross-fade of
+segments, less the jump at the same place where the same file, with the same noise, is cut elsewhere; `apart` is how far the two
+cuttings are apart, in dB of the mixture. Results go to benchmarks/audio/separation.json.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -23,13 +25,13 @@ import soundfile
 import torch
 
 from rectiflow.records import machine_info, write_atomically
-from rectiflow.runs import read_config
+from rectiflow_audio.extracting import load_extractor
 from rectiflow_audio.files import read_blocks, writing
 from rectiflow_audio.generator import KINDS, synthesise
 from rectiflow_audio.representation import SAMPLE_RATE
 from rectiflow_audio.resampling import resampled
+from rectiflow_audio.separate import segments_of
 from rectiflow_audio.separate_settings import SeparateSettings
-from rectiflow_audio.separating import Segments
 
 RESULTS = Path(__file__).parent / "audio" / "separation.json"
 DEFAULTS = {
@@ -41,6 +43,9 @@ DEFAULTS = {
     "threads": "2",
     "query": "a flute",
 }
+AUDIBLE = 0.003
+CUTS = (SeparateSettings.segment, 1.3 * SeparateSettings.segment)
+"""Seconds a segment: as the verb has it, and for the same file cut elsewhere."""
 CHILD = """
 import resource, sys
 from rectiflow.cli import main
@@ -56,7 +61,10 @@ def main() -> None:
     if not settings["run"] or settings.keys() != DEFAULTS.keys():
         sys.exit(f"usage: run=FOLDER and any of {', '.join(DEFAULTS)}")
     seconds, rate, channels = (int(settings[name]) for name in ("seconds", "rate", "channels"))
-    hop = int(read_config(Path(settings["run"])).spectra.hop)
+    extractor = load_extractor(Path(settings["run"]))
+    cuts = [segments_of(extractor, cut, SeparateSettings.overlap) for cut in CUTS]
+    total = seconds * SAMPLE_RATE
+    seams = [[start + cut.overlap / 2 for start in cut.starts(total)[1:-1]] for cut in cuts]
     with tempfile.TemporaryDirectory() as folder:
         long, short = Path(folder) / "long.wav", Path(folder) / "short.wav"
         write_mixture(long, seconds, rate, channels)
@@ -68,7 +76,13 @@ def main() -> None:
             growth = (row["peak"] - base["peak"]) / 1e6
             info = soundfile.info(str(Path(folder) / "long" / "long_residual.wav"))
             same = (info.samplerate, info.channels, info.frames) == (rate, channels, seconds * rate)
-            seam = seam_level(Path(folder) / "long", hop)
+            separate(long, Path(folder) / "elsewhere", settings, steps, CUTS[1])
+            stems = [stem_of(Path(folder) / name) for name in ("long", "elsewhere")]
+            seam, error, count = seam_level(
+                stems, [[place * rate / SAMPLE_RATE for place in one] for one in seams], rate
+            )
+            mixture = next(read_blocks(long, size=seconds * rate))[0]
+            apart = 20 * math.log10(float((stems[0] - stems[1]).norm() / mixture.norm()))
             rows.append(
                 {
                     "steps": int(steps),
@@ -78,6 +92,9 @@ def main() -> None:
                     "peak_mb": row["peak"] / 1e6,
                     "same_rate_channels_length": same,
                     "seam_db": seam,
+                    "seam_standard_error_db": error,
+                    "seams": count,
+                    "apart_db": apart,
                 }
             )
             print(json.dumps(rows[-1]))
@@ -85,11 +102,13 @@ def main() -> None:
     write_atomically(RESULTS, json.dumps({"settings": settings, "machine": machine_info(), "rows": rows}, indent=1))
 
 
-def separate(mixture: Path, out: Path, settings: dict[str, str], steps: str) -> dict[str, float]:
+def separate(
+    mixture: Path, out: Path, settings: dict[str, str], steps: str, segment: float = CUTS[0]
+) -> dict[str, float]:
     """Run the verb in a process of its own: real-time factor, peak memory in bytes, seconds of processor time."""
     words = ["separate", "audio", str(mixture), f"query={settings['query']}", f"run={settings['run']}"]
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, *words, f"steps={steps}", f"out={out}"],
+        [sys.executable, "-c", CHILD, *words, f"steps={steps}", f"segment={segment}", f"out={out}"],
         env={**os.environ, "OMP_NUM_THREADS": settings["threads"]},
         capture_output=True,
         text=True,
@@ -121,26 +140,32 @@ def write_mixture(path: Path, seconds: int, rate: int, channels: int) -> None:
             left -= block[:, :left].shape[1]
 
 
-def seam_level(folder: Path, hop: int) -> float:
-    """Mean |jump| in dB of the target's level at the middles of cross-fades, less that a third of a segment later."""
+def stem_of(folder: Path) -> torch.Tensor:
+    """The first channel (T,) of what was asked for."""
     [path] = [path for path in folder.glob("long_*.wav") if "residual" not in path.name]
-    wave = torch.cat(list(read_blocks(path)), dim=1)[0]
-    rate = soundfile.info(str(path)).samplerate
-    length = round(SeparateSettings.segment * SAMPLE_RATE / hop) * hop
-    segments = Segments(length, int(length * SeparateSettings.overlap), hop)
-    stride, fade = (samples * rate / SAMPLE_RATE for samples in (segments.stride, segments.overlap))
-    window = rate // 20
+    return torch.cat([block[0] for block in read_blocks(path)])
 
-    def jump(place: int) -> float | None:
-        before, after = wave[place - window : place].norm(), wave[place : place + window].norm()
-        return abs(float(20 * torch.log10(after / before))) if min(before, after) > 1e-3 else None
 
-    count = int(len(wave) / stride) - 2
-    at, off = (
-        [found for step in range(1, count) if (found := jump(round(step * stride + fade / 2 + shift))) is not None]
-        for shift in (0, stride / 3)
-    )
-    return sum(at) / max(1, len(at)) - sum(off) / max(1, len(off))
+def seam_level(stems: list[torch.Tensor], seams: list[list[float]], rate: int) -> tuple[float, float, int]:
+    """By how many dB the level of stems (T,) jumps more at their seams, in samples, than that of the other one there.
+
+    The mean, its standard error, and of how many seams: those that sound and are half a second away from any of the other's.
+    """
+    window = rate // 4
+
+    def jump(wave: torch.Tensor, place: float) -> float:
+        before, after = wave[round(place) - window : round(place)], wave[round(place) : round(place) + window]
+        return abs(20 * math.log10(max(float(after.norm()), 1e-9) / max(float(before.norm()), 1e-9)))
+
+    found = []
+    for one, other in ((0, 1), (1, 0)):
+        for place in seams[one]:
+            near = min(abs(place - elsewhere) for elsewhere in seams[other]) < rate / 2
+            around = stems[one][round(place) - window : round(place) + window]
+            if not near and float(around.square().mean().sqrt()) > AUDIBLE:
+                found.append(jump(stems[one], place) - jump(stems[other], place))
+    gaps = torch.tensor(found)
+    return float(gaps.mean()), float(gaps.std() / len(gaps) ** 0.5), len(gaps)
 
 
 if __name__ == "__main__":

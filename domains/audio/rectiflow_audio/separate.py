@@ -60,7 +60,8 @@ def run(spec: DomainSpec, config: DictConfig) -> Path:
     else:
         request = all_parts(extractor.layout, config.query, exemplars, config.unasked)
     _check_references(config, extractor.layout, len(request.names))
-    separator, segments = _separator(extractor, encoder, config), _segments(extractor, config)
+    separator = _separator(extractor, encoder, config)
+    segments = segments_of(extractor, config.segment, config.overlap)
     out = Path(config.out) if config.out else Path("separated") / mixture.path.stem
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -147,11 +148,12 @@ def _separator(extractor: Extractor, encoder: SoundTextEncoder | None, config: D
     return Separator(once, shape, SAMPLE_RATE, extractor.spectra.hop, kept, unordered=not layout.ordered)
 
 
-def _segments(extractor: Extractor, config: DictConfig) -> Segments:
+def segments_of(extractor: Extractor, seconds: float, overlap: float) -> Segments:
+    """Segments of about so many seconds, of which neighbours share a part `overlap`, for a model."""
     # Neighbours that cut time into the same places agree where they overlap; others differ by some decibels.
     grid = extractor.spectra.hop * extractor.period
-    length = max(2, round(config.segment * SAMPLE_RATE / grid)) * grid
-    return Segments(length, max(1, int(length * config.overlap)), grid)
+    length = max(2, round(seconds * SAMPLE_RATE / grid)) * grid
+    return Segments(length, max(1, int(length * overlap)), grid)
 
 
 def _check(config: DictConfig) -> None:
