@@ -19,6 +19,7 @@ from torch import Tensor
 from rectiflow.errors import ConfigError, DataError, StorageError
 
 BLOCK = 65536
+_PIECE = 4096
 ENCODINGS = {"pcm16": "PCM_16", "pcm24": "PCM_24", "float": "FLOAT"}
 WAV_LIMIT = 2**32 - 2**16  # a WAV file counts its bytes in 32 bits; beyond, its 64-bit form RF64 is written
 _GATE_SECONDS, _GATE = 0.4, 1e-3
@@ -211,11 +212,19 @@ def _cut(file: soundfile.SoundFile) -> bool:
 
 def _decoded(file: soundfile.SoundFile, size: int = BLOCK) -> Iterator[np.ndarray]:
     """Blocks (n, C) until the end, or until the decoder meets the end of a truncated file."""
-    while True:
+    held: list[np.ndarray] = []
+    count, going = 0, True
+    while going:
         try:
-            block = file.read(size, dtype="float32", always_2d=True)
+            # What is left of a truncated file is lost by the piece, so pieces are small whatever the blocks are.
+            piece = file.read(_PIECE, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError:
-            return
-        if not len(block):
-            return
-        yield block
+            piece = np.zeros((0, file.channels), np.float32)
+        going = len(piece) > 0
+        held.append(piece)
+        count += len(piece)
+        if count >= size or not going:
+            joined = np.concatenate(held)
+            whole = count // size * size if going else count
+            yield from (joined[first : min(first + size, whole)] for first in range(0, whole, size))
+            held, count = [joined[whole:]], count - whole
