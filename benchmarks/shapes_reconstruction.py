@@ -2,10 +2,11 @@
 
 Held-out built-in solids of the wide family, and the meshes of a folder (`rectiflow fetch shapes cgal` prints one).
 
-A size is cubes x nodes a side, 256x7, or "checked": what the conversion's own check chose for each shape.
+A size is cubes x nodes a side: 256x7 as converted, 256x7-fitted with its values fitted to distances, or "checked": what the
+conversion's own check chose for each shape, of 256 cubes and more.
 
-    python benchmarks/shapes_reconstruction.py [--folder FOLDER] [--count 40] [--sizes 256x7 checked]
-        [--points 10000] [--resolution 96] [--json results.json]
+    python benchmarks/shapes_reconstruction.py [--folder FOLDER] [--count 50] [--sizes 256x7 256x7-fitted checked]
+        [--points 10000] [--resolution 192] [--json results.json]
 """
 
 from __future__ import annotations
@@ -25,57 +26,68 @@ from torch import Tensor
 from rectiflow.errors import DataError
 from rectiflow_shapes.extraction import surface
 from rectiflow_shapes.metrics import chamfer, f_score
-from rectiflow_shapes.mosaic import SIZES, Mosaic, convert, convert_faithfully, decode
+from rectiflow_shapes.mosaic import Mosaic, convert, decode
+from rectiflow_shapes.mosaic_checking import FITTED, SIZES, bodies, convert_faithfully
+from rectiflow_shapes.mosaic_values import around_surface, fit_values
 from rectiflow_shapes.preparing import load, prepare_folder, sample_surface
 from rectiflow_shapes.signed_distance import signed_distance
 from rectiflow_shapes.solids import draw
 
-Shape = tuple[str, trimesh.Trimesh, Tensor]
+Shape = tuple[str, trimesh.Trimesh]
 THRESHOLD = 0.02
 CHECKED = "checked"
+NEAR_FLOOR = 1.05
 
 
 def solids(count: int) -> Iterator[Shape]:
-    generator = torch.Generator().manual_seed(0)
     for index in range(count):
         solid = draw("wide", index, split="validation")
-        yield solid.kind, solid.mesh, sample_surface(solid.mesh, 4096, generator)[0]
+        yield solid.kind, solid.mesh
 
 
 def of_folder(folder: Path, count: int) -> Iterator[Shape]:
-    for path, file in list(prepare_folder(folder, points=2048).shapes.items())[:count]:
-        prepared = load(Path(file))
-        yield Path(path).stem, prepared.mesh, prepared.surface
+    found = list(prepare_folder(folder, points=2048).shapes.items())
+    for path, file in found[:: max(len(found) // count, 1)][:count]:
+        yield Path(path).stem, load(Path(file)).mesh
 
 
-def converted(mesh: trimesh.Trimesh, points: Tensor, size: str, resolution: int) -> Mosaic:
+def converted(mesh: trimesh.Trimesh, size: str, resolution: int) -> Mosaic:
     def distance(queries: Tensor) -> Tensor:
         return signed_distance(mesh, queries)
 
+    generator = torch.Generator().manual_seed(0)
     if size == CHECKED:
-        return convert_faithfully(mesh, points, distance, SIZES[1:], resolution=resolution)
-    cubes, nodes = map(int, size.split("x"))
-    return convert(points, distance, cubes, nodes=nodes)
+        return convert_faithfully(mesh, generator, SIZES[1:], resolution=resolution)
+    numbers, _, fitted = size.partition("-")
+    cubes, nodes = map(int, numbers.split("x"))
+    mosaic = convert(sample_surface(mesh, 16_384, generator)[0], distance, cubes, nodes=nodes)
+    if not fitted:
+        return mosaic
+    told, _ = sample_surface(mesh, FITTED, generator)
+    return fit_values(mosaic, *around_surface(told, mosaic, distance, generator))
 
 
-def judge(mesh: trimesh.Trimesh, points: Tensor, size: str, count: int, resolution: int) -> dict[str, float]:
+def judge(mesh: trimesh.Trimesh, size: str, count: int, resolution: int) -> dict[str, float]:
     begun = time.process_time()
-    mosaic = converted(mesh, points, size, resolution)
+    mosaic = converted(mesh, size, resolution)
     seconds = time.process_time() - begun
     decoded = surface(decode(mosaic, resolution))
     generator = torch.Generator().manual_seed(1)
     one, other = (sample_surface(mesh, count, generator)[0] for _ in range(2))
     made = sample_surface(decoded, count, generator)[0]
+    near, floor = chamfer(made, one).cd_l1_half, chamfer(other, one).cd_l1_half
     return {
-        "cd_l1_half": chamfer(made, one).cd_l1_half,
-        "cd_l1_half_floor": chamfer(other, one).cd_l1_half,
+        "cd_l1_half": near,
+        "cd_l1_half_floor": floor,
+        "cd_over_floor": near / floor,
         f"f_score_{THRESHOLD}": f_score(made, one, THRESHOLD),
         f"f_score_{THRESHOLD}_floor": f_score(other, one, THRESHOLD),
         "volume_ratio": float(decoded.volume / mesh.volume),
-        "same_bodies": float(decoded.body_count == mesh.body_count),
+        "same_bodies": float(bodies(decoded) == bodies(mesh)),
         "valid": float(decoded.is_volume),
         "conversion_s": seconds,
-        "numbers": float(len(mosaic.positions) * (4 + mosaic.values[0].numel())),
+        "cubes": float(len(mosaic.positions)),
+        "nodes": float(mosaic.values.shape[1]),
     }
 
 
@@ -83,31 +95,38 @@ def table(rows: list[dict[str, float]], refused: int) -> dict[str, float]:
     figures = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     for name in ("same_bodies", "valid"):
         figures[name] = statistics.mean(row[name] for row in rows)
-    figures["volume_within_10_percent"] = statistics.mean(abs(row["volume_ratio"] - 1) <= 0.1 for row in rows)
+    off = [abs(row["volume_ratio"] - 1) for row in rows]
+    for percent in (2, 5, 10):
+        figures[f"volume_within_{percent}_percent"] = statistics.mean(each <= percent / 100 for each in off)
+    figures["volume_error_worst"] = max(off)
+    figures["cd_within_5_percent_of_floor"] = statistics.mean(row["cd_over_floor"] <= NEAR_FLOOR for row in rows)
+    figures["cd_over_floor_worst"] = max(row["cd_over_floor"] for row in rows)
+    figures["of_256_cubes"] = statistics.mean(row["cubes"] == 256 for row in rows)
     return {"shapes": len(rows), "refused": refused, **figures}
 
 
 def measure(shapes: Iterator[Shape], options: argparse.Namespace) -> dict[str, dict[str, float]]:
     rows: dict[str, list[dict[str, float]]] = {size: [] for size in options.sizes}
     refused = dict.fromkeys(options.sizes, 0)
-    for kind, mesh, points in shapes:
+    for name, mesh in shapes:
         for size, found in rows.items():
             try:
-                found.append(judge(mesh, points, size, options.points, options.resolution))
-                print(kind, size, round(found[-1]["volume_ratio"], 3), file=sys.stderr)
+                found.append(judge(mesh, size, options.points, options.resolution))
+                told = ("volume_ratio", "cd_over_floor", "same_bodies", "cubes", "nodes", "conversion_s")
+                print(name, size, *(round(found[-1][each], 3) for each in told), file=sys.stderr, flush=True)
             except DataError as error:
                 refused[size] += 1
-                print(kind, size, error, file=sys.stderr)
+                print(name, size, error, file=sys.stderr, flush=True)
     return {size: table(found, refused[size]) for size, found in rows.items() if found}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--count", type=int, default=40)
-    parser.add_argument("--sizes", nargs="+", default=["256x7", CHECKED])
+    parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--sizes", nargs="+", default=["256x7", "256x7-fitted", CHECKED])
     parser.add_argument("--points", type=int, default=10_000)
-    parser.add_argument("--resolution", type=int, default=96)
+    parser.add_argument("--resolution", type=int, default=192)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     sets = {"wide solids": solids(options.count)}

@@ -1,11 +1,12 @@
 """The four representations at one budget of numbers, on the same held-out solids: volume IoU, Chamfer distance, valid share.
 
     python benchmarks/shapes_representations.py [--count 120] [--trained 1600] [--latent-set RUN] [--latent-grid RUN]
-        [--learned-only] [--family demo] [--json results.json]
+        [--turning RUN] [--learned-only] [--turned] [--family demo] [--json results.json]
 
 Every shape is 1216 numbers: 1216 principal components of the distance grid, 64 patches of 19, 64 tokens of 16 and their points,
 32 cubes of 34 components with their places. Autoencoders come from runs of `rectiflow train shapes stage=autoencoder`
-(`representation=latent_set`, or `latent_grid representation.channels=19`); those without a run are left out.
+(`representation=latent_set`, that with `representation.turning=true`, `latent_grid representation.channels=19`); those without a
+run are left out. With --turned the held-out solids are turned at random, while what is learnt was learnt of upright ones.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import json
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+import trimesh
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,23 +35,41 @@ from rectiflow_shapes.mosaic_set import MosaicSet
 from rectiflow_shapes.preparing import sample_surface
 from rectiflow_shapes.principal_grid import PrincipalGrid
 from rectiflow_shapes.representation import Representation
-from rectiflow_shapes.shape_data import ShapeData
+from rectiflow_shapes.shape_data import ShapeData, measure
 from rectiflow_shapes.signed_distance import signed_distance
+from rectiflow_shapes.solids import LONGEST_SIDE
 
 POINTS = 20_000
 SURFACE = 10_000
 
 
-def representations(latent_set: str, latent_grid: str, learned_only: bool) -> dict[str, Representation]:
+def representations(options: argparse.Namespace) -> dict[str, Representation]:
     made: dict[str, Representation] = {}
-    if not learned_only:
+    if not options.learned_only:
         made["principal_grid"] = PrincipalGrid(components=1216, columns=19)
         made["mosaic"] = MosaicSet(cubes=32, nodes=9, rank=34)
-    if latent_grid:
-        made["latent_grid"] = LatentGrid(channels=19, run=latent_grid)
-    if latent_set:
-        made["latent_set"] = LatentSet(run=latent_set)
+    if options.latent_grid:
+        made["latent_grid"] = LatentGrid(channels=19, run=options.latent_grid)
+    if options.latent_set:
+        made["latent_set"] = LatentSet(run=options.latent_set)
+    if options.turning:
+        made["latent_set, turning"] = LatentSet(run=options.turning, turning=True)
     return made
+
+
+def turned(data: ShapeData) -> ShapeData:
+    """The same shapes, each turned at random about a random axis and brought to their size again."""
+    generator = np.random.default_rng(0)
+    meshes, arrays = [], []
+    for row in range(len(data)):
+        mesh = data.mesh(row).copy()
+        mesh.apply_transform(trimesh.transformations.random_rotation_matrix(generator.random(3)))
+        mesh.apply_translation(-mesh.bounds.mean(axis=0))
+        mesh.apply_scale(LONGEST_SIDE / mesh.extents.max())
+        meshes.append(mesh)
+        arrays.append(measure(mesh, generator))
+    stacked = {name: torch.from_numpy(np.stack([each[name] for each in arrays])) for name in arrays[0]}
+    return replace(data, key=f"{data.key}-turned", arrays=stacked, mesh=meshes.__getitem__)
 
 
 def volume_iou(fields: Tensor, data: ShapeData, generator: torch.Generator) -> list[float]:
@@ -98,14 +120,16 @@ def main() -> None:
     parser.add_argument("--trained", type=int, default=1600)
     parser.add_argument("--latent-set", default="")
     parser.add_argument("--latent-grid", default="")
+    parser.add_argument("--turning", default="")
     parser.add_argument("--learned-only", action="store_true")
+    parser.add_argument("--turned", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     splits = solids(options.family, options.trained, max(options.count, 2), 0)
+    held = turned(splits.validation) if options.turned else splits.validation
     results = {}
-    compared = representations(options.latent_set, options.latent_grid, options.learned_only)
-    for name, representation in compared.items():
-        results[name] = judge(representation, splits.train, splits.validation)
+    for name, representation in representations(options).items():
+        results[name] = judge(representation, splits.train, held)
         print(name, json.dumps({key: round(value, 4) for key, value in results[name].items()}), file=sys.stderr)
     print(json.dumps(results, indent=1))
     if options.json:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rectiflow.errors import ConfigError, NonFiniteError
-from rectiflow_shapes.extraction import evaluate_coarse_to_fine, flood_signs, grid_points, surface
+from rectiflow_shapes.extraction import evaluate_coarse_to_fine, flood_signs, grid_points, surface, without_specks
 
 
 def torus(points: Tensor) -> Tensor:
@@ -91,6 +91,18 @@ def test_a_cavity_inside_a_solid_stays_outside() -> None:
     field = (points.norm(dim=-1) - 0.6).abs() - 0.2
     filled = flood_signs(field, field.abs() < 0.08)
     assert torch.equal(filled < 0, field < 0)
+
+
+def test_specks_of_either_sign_vanish_and_what_is_larger_stays() -> None:
+    field = box(grid_points(33))
+    spotted = field.clone()
+    spotted[2, 2, 2:9] = -0.01  # seven nodes of solid outside
+    spotted[16, 16, 12:19] = 0.01  # as many of hollow inside
+    assert surface(spotted).body_count == 3
+    assert torch.equal(without_specks(spotted) < 0, field < 0)
+    spotted[2, 2, 9] = -0.01  # an eighth node
+    assert surface(without_specks(spotted)).body_count == 2
+    assert without_specks(field) is field
 
 
 def test_coarse_to_fine_gives_the_same_surface_for_fewer_points() -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import pytest
 import torch
-import trimesh
 from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor
 
@@ -15,19 +12,8 @@ from rectiflow.errors import ConfigError, DataError
 from rectiflow_shapes.extraction import grid_points, surface
 from rectiflow_shapes.farthest_points import farthest_points
 from rectiflow_shapes.meshes import inspect
-from rectiflow_shapes.mosaic import (
-    Mosaic,
-    convert,
-    convert_faithfully,
-    decode,
-    evaluate,
-    evaluate_on_grid,
-    fidelity,
-    node_points,
-)
+from rectiflow_shapes.mosaic import Mosaic, convert, decode, evaluate, evaluate_on_grid, node_points
 from rectiflow_shapes.mosaic_fitting import fit, targets
-from rectiflow_shapes.signed_distance import signed_distance
-from rectiflow_shapes.solids import FAMILIES, draw
 
 BOX = (0.5, 0.35, 0.7)
 
@@ -159,37 +145,6 @@ def test_a_decoded_box_is_one_solid(generator: torch.Generator) -> None:
     assert shells.is_watertight
     assert shells.body_count == 2
     assert not inspect(shells).valid
-
-
-def test_thin_walls_need_many_cubes_and_the_conversion_sees_it() -> None:
-    mesh = next(solid.mesh for solid in map(functools.partial(draw, "wide"), range(20)) if solid.kind == "mug")
-    sampled, _ = trimesh.sample.sample_surface(mesh, 4096, seed=0)
-    points = torch.from_numpy(np.asarray(sampled)).float()
-
-    def distance(queries: Tensor) -> Tensor:
-        return signed_distance(mesh, queries)
-
-    thin = fidelity(convert(points, distance, 64), mesh)
-    assert not thin.faithful
-    assert thin.volume_ratio < 0.6
-    enough = convert_faithfully(mesh, points, distance, ((64, 7), (512, 7)), resolution=64)
-    assert len(enough.positions) == 512
-    assert fidelity(enough, mesh).volume_ratio == pytest.approx(1, abs=0.1)
-    with pytest.raises(DataError, match="too thin"):
-        convert_faithfully(mesh, points, distance, ((64, 7),), resolution=64)
-
-
-@pytest.mark.parametrize(
-    ("cubes", "kinds", "least"), [(256, tuple(FAMILIES["demo"]), 0.8), (64, ("bottle", "gear"), 0.9)]
-)
-def test_kinds_keep_their_volume_in_one_body(cubes: int, kinds: tuple[str, ...], least: float) -> None:
-    for kind in kinds:
-        mesh = draw("demo", list(FAMILIES["demo"]).index(kind)).mesh
-        sampled, _ = trimesh.sample.sample_surface(mesh, 4096, seed=0)
-        points = torch.from_numpy(np.asarray(sampled)).float()
-        found = fidelity(convert(points, lambda queries, mesh=mesh: signed_distance(mesh, queries), cubes), mesh)
-        assert found.volume_ratio >= least, kind
-        assert found.bodies == 1, kind
 
 
 def test_farthest_points_are_the_farthest(generator: torch.Generator) -> None:

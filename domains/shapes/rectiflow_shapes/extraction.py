@@ -121,6 +121,28 @@ def _sign_around(
     return -1.0 if np.median(known[grown][ring]) < 0 else 1.0
 
 
+def without_specks(field: Tensor, least: int = 8) -> Tensor:
+    """A field whose regions of one sign, solid or hollow, take the other sign where they have fewer than `least` nodes.
+
+    A solid of a few nodes is no part of a shape but a ripple beside its surface; marching cubes would make it a body of its own.
+
+    Args:
+        field: (R, R, R), negative inside; regions are joined through the faces of nodes.
+        least: nodes.
+    """
+    inside = field.detach().cpu().numpy() < 0
+    specks = _small_regions(inside, least) | _small_regions(~inside, least)
+    return torch.where(torch.from_numpy(specks).to(field.device), -field, field) if specks.any() else field
+
+
+def _small_regions(nodes: NDArray[np.bool_], least: int) -> NDArray[np.bool_]:
+    regions, _ = ndimage.label(nodes)
+    small = np.bincount(regions.ravel()) < least
+    small[0] = False
+    found: NDArray[np.bool_] = small[regions]
+    return found
+
+
 def evaluate_coarse_to_fine(
     decode: Callable[[Tensor], Tensor],
     resolution: int,

@@ -6,25 +6,22 @@ faces; outside all cubes it is not defined. The order of the cubes carries no me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import trimesh
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from rectiflow.errors import ConfigError, DataError
-from rectiflow_shapes.extraction import flood_signs, surface
+from rectiflow.errors import ConfigError
+from rectiflow_shapes.extraction import flood_signs, without_specks
 from rectiflow_shapes.farthest_points import farthest_points
 
 MARGIN = 1.25
 """How much larger than just covering the surface the cubes are."""
 NODES = 7
 """Nodes k a side of each cube's grid."""
-SIZES = ((64, 7), (256, 7), (256, 11), (512, 11))
-"""Numbers of cubes and nodes that a conversion which checks itself tries in turn."""
 
 
 class Mosaic(NamedTuple):
@@ -90,16 +87,40 @@ def evaluate(mosaic: Mosaic, points: Tensor) -> tuple[Tensor, Tensor]:
     Differentiable with respect to the mosaic and to the points. The cubes that hold a point are found in a table of cells, so
     that the cost does not grow with n.
     """
-    held, cube = _containing(mosaic, points)
-    offsets = points.index_select(0, held) - mosaic.positions.index_select(0, cube)
+    terms = field_terms(mosaic, points)
+    # index_select, whose gradient is a plain sum, several times as fast as that of indexing.
+    read = mosaic.values.reshape(-1).index_select(0, terms.places.flatten()).reshape(terms.weights.shape)
+    values = points.new_zeros(len(points)).index_add(0, terms.rows, (terms.weights * read).sum(-1))
+    return values, terms.covered
+
+
+class FieldTerms(NamedTuple):
+    """A field at points (P, 3) as what it is of the values of its mosaic: linear.
+
+    Attributes:
+        rows: (Q,) points, once for each cube that holds them.
+        places: (Q, 8) of the flattened values: the nodes around the point in that cube.
+        weights: (Q, 8) of those values; over all terms of a point they sum to 1.
+        covered: (P,) whether a cube holds the point.
+    """
+
+    rows: Tensor
+    places: Tensor
+    weights: Tensor
+    covered: Tensor
+
+
+def field_terms(mosaic: Mosaic, points: Tensor) -> FieldTerms:
+    """The terms whose sums are the field at points (P, 3); differentiable with respect to places, scales and points."""
+    rows, cube = _containing(mosaic, points)
+    offsets = points.index_select(0, rows) - mosaic.positions.index_select(0, cube)
     offsets = offsets / mosaic.scales.index_select(0, cube)[:, None]
-    weights = (1 - offsets.abs().amax(-1)).clamp(min=0)
-    interpolated = _trilinear(mosaic.values, cube, offsets)
-    zeros = points.new_zeros(len(points))
-    total = zeros.index_add(0, held, weights)
-    blended = zeros.index_add(0, held, weights * interpolated)
+    blend = (1 - offsets.abs().amax(-1)).clamp(min=0)
+    total = points.new_zeros(len(points)).index_add(0, rows, blend)
     covered = total > 0
-    return torch.where(covered, blended / torch.where(covered, total, torch.ones_like(total)), zeros), covered
+    share = blend / torch.where(covered, total, torch.ones_like(total)).index_select(0, rows)
+    places, weights = _corners(mosaic.values.shape[1], cube, offsets)
+    return FieldTerms(rows, places, weights * share[:, None], covered)
 
 
 def _containing(mosaic: Mosaic, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,9 +155,8 @@ def _containing(mosaic: Mosaic, points: Tensor) -> tuple[Tensor, Tensor]:
         return held[near], cube[near]
 
 
-def _trilinear(values: Tensor, cube: Tensor, offsets: Tensor) -> Tensor:
-    """Interpolants of cubes (Q,) of values (n, k, k, k) at offsets (Q, 3) in [-1, 1]."""
-    nodes = values.shape[1]
+def _corners(nodes: int, cube: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """The eight nodes around offsets (Q, 3) in [-1, 1] of cubes (Q,), as places of the flattened values, and their weights."""
     grid = (offsets + 1) * ((nodes - 1) / 2)
     base = grid.detach().floor().clamp(0, nodes - 2)
     above = grid - base
@@ -144,10 +164,7 @@ def _trilinear(values: Tensor, cube: Tensor, offsets: Tensor) -> Tensor:
     steps = torch.cartesian_prod(steps, steps, steps)
     at = base.long()[:, None] + steps
     places = ((cube[:, None] * nodes + at[..., 0]) * nodes + at[..., 1]) * nodes + at[..., 2]
-    weights = torch.where(steps == 1, above[:, None], 1 - above[:, None]).prod(-1)
-    # index_select, whose gradient is a plain sum, several times as fast as that of indexing.
-    corners = values.reshape(-1).index_select(0, places.flatten()).reshape(weights.shape)
-    return (weights * corners).sum(-1)
+    return places, torch.where(steps == 1, above[:, None], 1 - above[:, None]).prod(-1)
 
 
 def evaluate_on_grid(mosaic: Mosaic, resolution: int) -> tuple[Tensor, Tensor]:
@@ -184,58 +201,6 @@ def evaluate_on_grid(mosaic: Mosaic, resolution: int) -> tuple[Tensor, Tensor]:
 
 
 def decode(mosaic: Mosaic, resolution: int = 64) -> Tensor:
-    """The field on a grid over [-1, 1]^3, (R, R, R), with flood-filled signs where no cube reaches."""
+    """The field on a grid over [-1, 1]^3, (R, R, R): signs flood-filled where no cube reaches, specks of a few nodes cleared."""
     values, covered = evaluate_on_grid(mosaic, resolution)
-    return flood_signs(values, covered, far=float(mosaic.scales.max()))
-
-
-class Fidelity(NamedTuple):
-    """What is left of a shape in a mosaic: decoded over true volume, and the bodies of the decoded and of the true shape."""
-
-    volume_ratio: float
-    bodies: int
-    true_bodies: int
-
-    @property
-    def faithful(self) -> bool:
-        """Whether the volume is within a tenth and no body was lost or made: thin parts vanish or fall apart otherwise."""
-        return 0.9 <= self.volume_ratio <= 1.1 and self.bodies == self.true_bodies
-
-
-def fidelity(mosaic: Mosaic, mesh: trimesh.Trimesh, resolution: int = 64) -> Fidelity:
-    """Compare a mosaic, decoded at a resolution, with the closed mesh that it was made from."""
-    decoded = surface(decode(mosaic, resolution))
-    bodies = int(decoded.body_count) if len(decoded.faces) else 0
-    volume = float(decoded.volume) if len(decoded.faces) else 0.0
-    return Fidelity(volume / float(mesh.volume), bodies, int(mesh.body_count))
-
-
-def convert_faithfully(
-    mesh: trimesh.Trimesh,
-    points: Tensor,
-    distance: Callable[[Tensor], Tensor],
-    sizes: Sequence[tuple[int, int]] = SIZES,
-    *,
-    resolution: int = 96,
-) -> Mosaic:
-    """The first mosaic, of those sizes, that keeps a mesh's volume and bodies.
-
-    Args:
-        mesh: closed, in [-1, 1]^3.
-        points: (P, 3) on its surface.
-        distance: its signed distance.
-        sizes: (cubes, nodes a side) to try, in order.
-        resolution: of the grid that it is judged on; walls thinner than a cell of it are lost whatever the mosaic.
-
-    Raises:
-        DataError: none of them does; the message says what the last one got.
-    """
-    for cubes, nodes in sizes:
-        mosaic = convert(points, distance, cubes, nodes=nodes)
-        found = fidelity(mosaic, mesh, resolution)
-        if found.faithful:
-            return mosaic
-    raise DataError(
-        f"a mosaic of {cubes} cubes of {nodes}^3 nodes keeps {found.volume_ratio:.0%} of the volume, in {found.bodies} bodies "
-        f"for {found.true_bodies}; allowed: 90% to 110% and as many: its parts are too thin, use more cubes or nodes"
-    )
+    return without_specks(flood_signs(values, covered, far=float(mosaic.scales.max())))

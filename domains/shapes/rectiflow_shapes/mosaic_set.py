@@ -19,7 +19,8 @@ from torch import Tensor
 from rectiflow.batch import Shape, State
 from rectiflow.errors import ConfigError, DataError
 from rectiflow_shapes.cached_tensors import cached_tensors
-from rectiflow_shapes.mosaic import NODES, Mosaic, convert, decode, fidelity
+from rectiflow_shapes.mosaic import NODES, Mosaic, convert, decode
+from rectiflow_shapes.mosaic_checking import fidelity
 from rectiflow_shapes.representation import Representation
 from rectiflow_shapes.shape_data import ShapeData
 from rectiflow_shapes.signed_distance import signed_distance
@@ -38,7 +39,7 @@ class MosaicSet(Representation):
     numbers are found on the training shapes and kept in the cache.
 
     Args:
-        cubes: n; `rectiflow_shapes.mosaic.fidelity` tells whether it is enough.
+        cubes: n; `rectiflow_shapes.mosaic_checking.fidelity` tells whether it is enough.
         nodes: k, nodes a side of a cube's grid.
         rank: principal components kept, up to k^3, where the rows hold all that a mosaic does.
         whitening: 0 keeps the proportions of the components, 1 gives all the same variance.

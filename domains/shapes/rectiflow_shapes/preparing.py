@@ -103,20 +103,11 @@ def prepare(mesh: trimesh.Trimesh, generator: torch.Generator, points: int = 819
         surface=surface,
         normals=normals,
         near=near,
-        near_sdf=_measured(solid, near),
+        near_sdf=signed_distance(solid, near),
         volume=volume,
-        volume_sdf=_measured(solid, volume),
+        volume_sdf=signed_distance(solid, volume),
         repair=how,
     )
-
-
-def _measured(mesh: trimesh.Trimesh, points: Tensor) -> Tensor:
-    distances = signed_distance(mesh, points)
-    # The pseudo-normals of a sliver without area may be undefined; its winding number is not.
-    unknown = ~distances.isfinite()
-    if unknown.any():
-        distances[unknown] = signed_distance(mesh, points[unknown], "winding")
-    return distances
 
 
 def sample_surface(mesh: trimesh.Trimesh, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -59,6 +59,10 @@ def sdf_grid(mesh: trimesh.Trimesh, resolution: int, engine: Engine = "libigl") 
 def _libigl(mesh: trimesh.Trimesh, points: Float) -> Float:
     vertices, faces = _arrays(mesh)
     values: Float = igl.signed_distance(points, vertices, faces, sign_type=igl.SIGNED_DISTANCE_TYPE_PSEUDONORMAL)[0]
+    # The pseudo-normals of a sliver without area may be undefined; its winding number is not.
+    unknown = ~np.isfinite(values)
+    if unknown.any():
+        values[unknown] = _winding(mesh, points[unknown])
     return values
 
 
