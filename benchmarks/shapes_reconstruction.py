@@ -53,7 +53,7 @@ def of_folder(folder: Path, count: int) -> Iterator[Shape]:
 
 def converted(mesh: trimesh.Trimesh, size: str, resolution: int) -> Mosaic:
     def distance(queries: Tensor) -> Tensor:
-        return signed_distance(mesh, queries)
+        return signed_distance(mesh, queries, "winding")
 
     generator = torch.Generator().manual_seed(0)
     if size == CHECKED:

@@ -67,6 +67,8 @@ def test_a_shape_that_cannot_be_written_as_asked_stops_no_other(tmp_path: Path) 
     assert first["file"] is None
     assert "stay closed" in first["refused"]
     assert second["file"] == "a-1.stl"
+    assert second["faces"] == len(trimesh.load(tmp_path / "a-1.stl", force="mesh").faces) <= 6
+    assert first["faces"] == len(ring.faces)
     assert "refused" not in second
 
 

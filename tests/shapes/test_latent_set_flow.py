@@ -19,7 +19,7 @@ from rectiflow_shapes.guiding import sample_fields
 from rectiflow_shapes.metrics import volume_iou
 from rectiflow_shapes.signed_distance import signed_distance
 
-DATA = ["data.count=480", "data.held=128"]
+DATA = ["data.count=300", "data.held=128"]
 QUIET = ["training.preview_every=0", "training.tensorboard=false", "training.precision=bf16-mixed"]
 
 
@@ -27,11 +27,11 @@ QUIET = ["training.preview_every=0", "training.tensorboard=false", "training.pre
 def test_latent_sets_of_minutes_make_solids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECTIFLOW_CACHE", str(tmp_path / "cache"))
     out = [f"out={tmp_path}"]
-    codes = ["stage=autoencoder", "representation=latent_set", "name=codes", "training.batch=16", "training.warmup=30"]
-    steps = ["training.steps=400", "training.ema=0.98"]
+    codes = ["stage=autoencoder", "representation=latent_set", "name=codes", "training.batch=16", "training.warmup=20"]
+    steps = ["training.steps=200", "training.ema=0.98"]
     codes_run = train.run(SPEC, compose_training(SPEC, [*DATA, *QUIET, *out, *codes, *steps]))
-    recipe = ["recipe=latent_set", f"representation.run={codes_run}", "name=sets", "training.batch=32"]
-    steps = ["training.steps=300", "training.warmup=30", "training.ema=0.99"]
+    recipe = ["recipe=latent_set", f"representation.run={codes_run}", "name=sets", "training.batch=24"]
+    steps = ["training.steps=150", "training.warmup=20", "training.ema=0.99"]
     run = train.run(SPEC, compose_training(SPEC, [*DATA, *QUIET, *out, *recipe, *steps]))
 
     domain = build(SPEC, compose_training(SPEC, [*DATA, *recipe]))

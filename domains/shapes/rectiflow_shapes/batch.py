@@ -169,18 +169,19 @@ def _written(
     meshes: list[trimesh.Trimesh], name: str, folder: Path, suffix: str, most_faces: int | None
 ) -> list[dict[str, Any]]:
     """Write the meshes of one row, and say of each what it is; "file" is None where it is empty or "refused" says why."""
-    from rectiflow_shapes.meshes import export, inspect
+    from rectiflow_shapes.meshes import export, inspect, simplify
 
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for number, mesh in enumerate(meshes):
-        row: dict[str, Any] = {**asdict(inspect(mesh)), "faces": len(mesh.faces), "file": None}
+        written, file, refused = mesh, None, {}
         if len(mesh.faces):
             try:
-                row["file"] = export(mesh, folder / f"{name}-{number}.{suffix}", most_faces=most_faces).name
+                written = simplify(mesh, most_faces) if most_faces else mesh
+                file = export(written, folder / f"{name}-{number}.{suffix}").name
             except DataError as error:  # a shape that cannot be written as asked is no reason to stop the others
-                row["refused"] = str(error)
-        rows.append(row)
+                refused = {"refused": str(error)}
+        rows.append({**asdict(inspect(written)), "faces": len(written.faces), "file": file, **refused})
     return rows
 
 

@@ -85,7 +85,8 @@ def convert_faithfully(
     """
 
     def distance(points: Tensor) -> Tensor:
-        return signed_distance(mesh, points)
+        # Closed meshes whose parts cross or fold over have pseudo-normals that point inwards here and there.
+        return signed_distance(mesh, points, "winding")
 
     places, _ = sample_surface(mesh, _PLACED, generator)
     told, _ = sample_surface(mesh, FITTED, generator)
@@ -109,6 +110,6 @@ def wall_thickness(mesh: trimesh.Trimesh, generator: torch.Generator, count: int
     points, normals = sample_surface(mesh, count, generator)
     depths = torch.from_numpy(np.geomspace(2e-3, 2 * float(mesh.scale), 60)).float()
     inwards = points[:, None] - depths[:, None] * normals[:, None]
-    outside = signed_distance(mesh, inwards) >= 0
+    outside = signed_distance(mesh, inwards, "winding") >= 0
     # Beyond the whole mesh every point is outside, so that one is always found.
     return depths[outside.int().argmax(1)]
