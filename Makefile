@@ -42,7 +42,7 @@ bench: $(VENV)/.bench
 	OMP_NUM_THREADS=1 $(BIN)/rectiflow bench peers quick=true
 	OMP_NUM_THREADS=1 $(BIN)/rectiflow bench domains quick=true
 	OMP_NUM_THREADS=1 $(BIN)/rectiflow bench scaling quick=true
-	$(BIN)/rectiflow bench few-step name=few-step-quick updates=30 pairs=512 count=360 'teacher=[training.steps=100]'
+	$(BIN)/rectiflow bench few-step name=few-step-quick updates=30 pairs=512 count=360 'teacher=["training.steps=100"]'
 	$(BIN)/rectiflow bench report
 
 bench-full: $(VENV)/.bench
