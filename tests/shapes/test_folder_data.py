@@ -48,6 +48,7 @@ def test_kinds_captions_and_arrays_are_those_of_the_meshes(meshes: Path) -> None
     assert told.count("a tall, green bottle") == 1
     assert all(caption.startswith("a ") for caption in told)
     assert train.attributes.shape == (len(train), 0)
+    assert train.engine == validation.engine == "winding"
     assert train.arrays["grid"].shape == (len(train), 32, 32, 32)
     for number in range(len(train)):
         share = float((train.array("grid")[number] < 0).float().mean())

@@ -31,6 +31,10 @@ def soup(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     return trimesh.Trimesh(mesh.triangles.reshape(-1, 3), np.arange(3 * len(mesh.faces)).reshape(-1, 3), process=False)
 
 
+def moved(mesh: trimesh.Trimesh, along: float) -> trimesh.Trimesh:
+    return trimesh.Trimesh(mesh.vertices + np.array([along, 0, 0]), mesh.faces, process=False)
+
+
 BOX = trimesh.creation.box((1.0, 1.0, 1.0))
 INNER = trimesh.creation.box((0.5, 0.5, 0.5))
 BESIDE = trimesh.creation.box((1.0, 1.0, 1.0), transform=trimesh.transformations.translation_matrix([0.5, 0.3, 0.2]))
@@ -198,10 +202,13 @@ def test_too_many_faces_and_other_formats_are_said(tmp_path: Path) -> None:
         (without(BOX, 2), "holes filled", 1.0),
         # Unit boxes that share 0.5 x 0.7 x 0.8, in a box with sides of 1.5, 1.3 and 1.2.
         (BOX + BESIDE, "pieces united", 2 - 0.28),
+        (BOX + moved(BOX, 1.0), "pieces united", 2.0),
+        (BOX + moved(BOX, 1.000002), "pieces united", 2.0),
+        (BOX + moved(BOX, 1.1), "as it is", 2.0),
         (BOX + inverted(INNER), "as it is", 0.875),
         (soup(trimesh.creation.icosphere(3)), "rebuilt", 4.15),
     ],
-    ids=["box", "inside-out", "hole", "square-hole", "overlapping", "hollow", "soup"],
+    ids=["box", "inside-out", "hole", "square-hole", "overlapping", "touching", "almost", "apart", "hollow", "soup"],
 )
 def test_repairs_do_the_least_that_gives_a_solid(mesh: trimesh.Trimesh, how: str, volume: float) -> None:
     solid, done = repair(mesh)

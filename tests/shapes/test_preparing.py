@@ -6,17 +6,23 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import trimesh
+from torch import Tensor
 
 from rectiflow.errors import ConfigError, DataError
+from rectiflow_shapes.extraction import grid_points
+from rectiflow_shapes.grids import truncated_grid
 from rectiflow_shapes.isolating import Failure, isolated
 from rectiflow_shapes.meshes import export
 from rectiflow_shapes.preparing import load, prepare, prepare_folder, sample_surface, save
+from rectiflow_shapes.signed_distance import signed_distance
 from rectiflow_shapes.solids import draw
 
 BALL = trimesh.creation.icosphere(4, 0.9)
+RING, BAR = 0.8, 0.1  # radii
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +45,59 @@ def test_points_lie_where_they_are_said_to(generator: torch.Generator) -> None:
     assert float(offsets[:4500].std()) == pytest.approx(0.02, rel=0.05)
     assert float(offsets[4500:].std()) == pytest.approx(0.08, rel=0.05)
     assert shape.mesh.is_volume
+
+
+def ring_through_itself() -> trimesh.Trimesh:
+    """One closed piece: a bar bent into a ring, whose ends lie a little way inside one another."""
+    sections, around = 121, 32
+    angles = np.linspace(0, 2 * np.pi + 0.02, sections)
+    turns = np.linspace(0, 2 * np.pi, around, endpoint=False)
+    outwards = np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=1)
+    across = outwards[:, None] * (RING + BAR * np.cos(turns))[:, None]
+    circles = across + np.sin(turns)[:, None] * np.array([0.0, 0.0, BAR])
+    vertices = np.concatenate([circles.reshape(-1, 3), RING * outwards[[0, -1]]])
+    own, following = np.arange(around), (np.arange(around) + 1) % around
+    first = around * np.arange(sections - 1)[:, None]
+    a, b, c, d = (first + part for part in (own, around + own, around + following, following))
+    end, start_middle, end_middle = around * (sections - 1), len(vertices) - 2, len(vertices) - 1
+    faces = [
+        np.stack([a, b, c], axis=-1).reshape(-1, 3),
+        np.stack([a, c, d], axis=-1).reshape(-1, 3),
+        np.stack([np.full(around, start_middle), own, following], axis=1),
+        np.stack([np.full(around, end_middle), end + following, end + own], axis=1),
+    ]
+    return trimesh.Trimesh(vertices, np.concatenate(faces), process=False)
+
+
+def to_ring(points: Tensor) -> Tensor:
+    return torch.stack([points[:, :2].norm(dim=1) - RING, points[:, 2]], dim=1).norm(dim=1) - BAR
+
+
+def test_signs_hold_where_a_surface_runs_through_itself(generator: torch.Generator) -> None:
+    shape = prepare(ring_through_itself(), generator, 20000)
+    assert shape.repair == "as it is"
+    for points, told in ((shape.near, shape.near_sdf), (shape.volume, shape.volume_sdf)):
+        expected = to_ring(points)
+        clear = expected.abs() > 3e-3
+        assert torch.equal(told[clear].sign(), expected[clear].sign())
+    # What libigl's pseudo-normals say of the same points.
+    clear = to_ring(shape.near).abs() > 3e-3
+    assert (signed_distance(shape.mesh, shape.near)[clear].sign() != shape.near_sdf[clear].sign()).sum() > 10
+    grid = truncated_grid(shape.mesh, 32, engine="winding").flatten()
+    expected = to_ring(grid_points(32).reshape(-1, 3))
+    assert torch.equal(grid[expected.abs() > 3e-3].sign(), expected[expected.abs() > 3e-3].sign())
+
+
+@pytest.mark.parametrize("gap", [0.0, 2e-6])
+def test_walls_between_pieces_that_touch_are_no_surface(gap: float, generator: torch.Generator) -> None:
+    half = trimesh.creation.box((0.9, 0.6, 0.8))
+    left, right = (trimesh.Trimesh(half.vertices + np.array([x, 0, 0]), half.faces) for x in (-0.45 - gap, 0.45))
+    shape = prepare(left + right, generator, 3000)
+    beyond = shape.near.abs() - torch.tensor([0.9, 0.3, 0.4])
+    expected = beyond.clamp(min=0).norm(dim=1) + beyond.amax(dim=1).clamp(max=0)
+    assert shape.repair == "pieces united"
+    assert (shape.near_sdf - expected).abs().max() < 2e-3
+    assert (shape.surface.abs() / torch.tensor([0.9, 0.3, 0.4])).amax(dim=1).min() > 0.99
 
 
 def test_surface_points_are_even_over_the_area_and_within_faces(generator: torch.Generator) -> None:

@@ -51,6 +51,14 @@ def test_sets_are_permuted_with_their_velocities(steering: str, told: tuple[str,
     torch.testing.assert_close(permuted, straight[:, order], rtol=0, atol=5e-6)
 
 
+def test_slow_time_embeddings_change_slowly_in_time(x: Tensor) -> None:
+    step, changes = 1e-4, []
+    for scale in (1000.0, 10.0):
+        net = network(time_scale=scale)
+        changes.append((net(x, T + step, **told_of("kind")) - net(x, T, **told_of("kind"))).norm() / step)
+    assert changes[0] > 10 * changes[1] > 0
+
+
 def test_places_break_the_symmetry(x: Tensor) -> None:
     net = network(places=TOKENS)
     order = torch.arange(TOKENS).flip(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 
 import numpy as np
 import pytest
@@ -37,15 +36,6 @@ def test_solids_are_closed_single_bodies_of_the_same_size(family: str, label: in
         sides = np.ptp(solid.mesh.vertices, axis=0)
         assert sides.max() == pytest.approx(LONGEST_SIDE, abs=1e-6)
         assert np.abs(solid.mesh.vertices.max(axis=0) + solid.mesh.vertices.min(axis=0)).max() < 1e-6
-
-
-def test_fast_enough_to_draw_while_training() -> None:
-    for family, kinds in FAMILIES.items():
-        for label in range(len(kinds)):
-            started = time.process_time()
-            for place in range(5):
-                draw(family, label + place * len(kinds))
-            assert 5 / (time.process_time() - started) > 25, list(kinds)[label]
 
 
 def test_an_index_gives_the_same_solid_in_any_order_and_differs_by_seed_split_and_family() -> None:

@@ -19,10 +19,12 @@ from rectiflow_shapes.data import Splits
 from rectiflow_shapes.isolating import Failure, isolated
 from rectiflow_shapes.preparing import Folder, load, prepare_folder
 from rectiflow_shapes.shape_data import MeasuredShape, ShapeData, assemble, measure
+from rectiflow_shapes.signed_distance import Engine
 
 CAPTIONS = "captions.csv"
 """A table in the folder with the columns file (relative to it) and caption."""
-_VERSION = 1
+_VERSION = 2
+_ENGINE: Engine = "winding"  # as prepared
 _POINTS = 2048
 _SECONDS, _MEGABYTES = 120.0, 4096
 
@@ -87,7 +89,7 @@ def _shapes(
     def mesh(number: int) -> trimesh.Trimesh:
         return load(prepared.shapes[files[number]]).mesh
 
-    return assemble(key, kinds, labels, [{} for _ in files], told, stacked, mesh, ())
+    return assemble(key, kinds, labels, [{} for _ in files], told, stacked, mesh, (), _ENGINE)
 
 
 def _digest(names: list[str]) -> str:
@@ -134,5 +136,5 @@ def _measure(pair: tuple[Path, Path]) -> None:
     generator = np.random.default_rng(int(source.stem[:15], 16))
     unfinished = target.with_name(f".{os.getpid()}-{target.name}")
     with unfinished.open("wb") as stream:
-        np.savez(stream, allow_pickle=False, **measure(load(source).mesh, generator))
+        np.savez(stream, allow_pickle=False, **measure(load(source).mesh, generator, _ENGINE))
     unfinished.replace(target)

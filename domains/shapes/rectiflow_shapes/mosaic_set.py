@@ -23,7 +23,7 @@ from rectiflow_shapes.mosaic import NODES, Mosaic, convert, decode
 from rectiflow_shapes.mosaic_checking import fidelity
 from rectiflow_shapes.representation import Representation
 from rectiflow_shapes.shape_data import ShapeData
-from rectiflow_shapes.signed_distance import signed_distance
+from rectiflow_shapes.signed_distance import Engine, signed_distance
 
 _WORTH_PROCESSES = 200
 _LOOKED_AT = 24
@@ -176,7 +176,7 @@ def convert_all(data: ShapeData, cubes: int, nodes: int) -> dict[str, Tensor]:
     )
     parts = list(
         track(
-            _mapped(partial(_converted, cubes, nodes), shapes, len(data)),
+            _mapped(partial(_converted, cubes, nodes, data.engine), shapes, len(data)),
             "converting to mosaics",
             len(data),
             console=Console(stderr=True),
@@ -198,8 +198,10 @@ def _mapped(
         yield from pool.map(work, shapes, chunksize=16)
 
 
-def _converted(cubes: int, nodes: int, shape: Arrays) -> tuple[NDArray[np.floating], ...]:
+def _converted(cubes: int, nodes: int, engine: Engine, shape: Arrays) -> tuple[NDArray[np.floating], ...]:
     vertices, faces, cloud = shape
     mesh = trimesh.Trimesh(vertices, faces, process=False)
-    mosaic = convert(torch.from_numpy(cloud), lambda queries: signed_distance(mesh, queries), cubes, nodes=nodes)
+    mosaic = convert(
+        torch.from_numpy(cloud), lambda queries: signed_distance(mesh, queries, engine), cubes, nodes=nodes
+    )
     return mosaic.positions.numpy(), mosaic.scales.numpy(), mosaic.values.half().numpy()

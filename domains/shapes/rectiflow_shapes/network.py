@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from rectiflow.batch import State
 from rectiflow.errors import ConfigError
-from rectiflow.nn.embeddings import ConditionEmbedding
+from rectiflow.nn.embeddings import TIME_SCALE, ConditionEmbedding
 from rectiflow.nn.layers import embedding, linear
 from rectiflow.nn.transformer import AdaptiveBlock, AdaptiveOutput, Attention, FeedForward
 from rectiflow_shapes.conditions import FREE, VOCABULARY
@@ -60,6 +60,7 @@ class ShapeTransformer(nn.Module):
         attributes: numbers an attribute vector has.
         told: what it is conditioned on, of kind | attributes | caption.
         until: whether it gives average velocities, v(x, t, ..., until).
+        time_scale: as in `ConditionEmbedding`; about 10 for students whose method takes derivatives in time.
 
     Raises:
         ConfigError: an unknown condition or steering, heads that do not divide the width, or a depth below 1.
@@ -79,6 +80,7 @@ class ShapeTransformer(nn.Module):
         skips: bool = True,
         steering: Literal["adaptive", "token"] = "adaptive",
         until: bool = False,
+        time_scale: float = TIME_SCALE,
         *,
         generator: torch.Generator,
     ) -> None:
@@ -95,7 +97,7 @@ class ShapeTransformer(nn.Module):
         classes = kinds if "kind" in told else 0
         self.embed = linear(numbers, width, generator=generator)
         self.place = embedding(places, width, generator=generator) if places else None
-        self.condition = ConditionEmbedding(width, classes, until=until, generator=generator)
+        self.condition = ConditionEmbedding(width, classes, until=until, time_scale=time_scale, generator=generator)
         self.attribute: nn.Linear | None = None
         if "attributes" in told:
             self.attribute = linear(2 * attributes, width, generator=generator)

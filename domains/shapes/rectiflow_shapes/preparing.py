@@ -28,7 +28,7 @@ from rectiflow_shapes.signed_distance import signed_distance
 
 NEAR = (0.02, 0.08)
 """Standard deviations of the near points around the surface, half of them each."""
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,9 @@ class Folder:
 def prepare(mesh: trimesh.Trimesh, generator: torch.Generator, points: int = 8192) -> Prepared:
     """Repair, normalise and measure one mesh.
 
+    Signs are told by winding: the pseudo-normals of a closed surface that folds over or runs through itself point inwards in
+    places, and give the same signs everywhere else.
+
     Args:
         mesh: triangles with finite coordinates, of any size and place.
         generator: where the points come from.
@@ -103,9 +106,9 @@ def prepare(mesh: trimesh.Trimesh, generator: torch.Generator, points: int = 819
         surface=surface,
         normals=normals,
         near=near,
-        near_sdf=signed_distance(solid, near),
+        near_sdf=signed_distance(solid, near, "winding"),
         volume=volume,
-        volume_sdf=signed_distance(solid, volume),
+        volume_sdf=signed_distance(solid, volume, "winding"),
         repair=how,
     )
 

@@ -23,6 +23,7 @@ Repair = Literal["as it is", "turned", "holes filled", "pieces united", "rebuilt
 _DUST = 0.005
 _KEPT, _GROUNDED = 0.95, 0.75
 _PROBES = 2000
+_WALLS, _BESIDE, _GROWTHS = 0.01, 1e-3, (1e-5, 1e-4, 1e-3)
 _MOST_PIECES = 2000
 
 
@@ -37,9 +38,10 @@ def repair(mesh: trimesh.Trimesh, voxels: int = VOXELS) -> tuple[trimesh.Trimesh
     """A closed, outward facing mesh of the same shape in [-0.9, 0.9]^3, and what was done.
 
     In turn: nothing ("as it is"); faces turned to agree ("turned"); holes of three or four edges filled; closed pieces that
-    overlap united, and those inside out taken away ("pieces united"); else a new surface where the winding number of the old
-    one is 1/2, on a grid of `voxels` or twice as many a side ("rebuilt"), and if that loses more than a twentieth of the old
-    surface, or a quarter of it lies where no surface was, around everything nearer to it than a cell ("rebuilt with thickness").
+    overlap or touch united, and those inside out taken away ("pieces united"); else a new surface where the winding number of
+    the old one is 1/2, on a grid of `voxels` or twice as many a side ("rebuilt"), and if that loses more than a twentieth of the
+    old surface, or a quarter of it lies where no surface was, around everything nearer to it than a cell ("rebuilt with
+    thickness").
 
     Raises:
         DataError: nothing solid came out.
@@ -74,25 +76,48 @@ def _united(mesh: trimesh.Trimesh) -> tuple[trimesh.Trimesh | None, bool]:
         return mesh, False
     if len(volumes) > _MOST_PIECES:
         return None, False
-    added: list[Manifold] = []
-    removed: list[Manifold] = []
-    for label, volume in enumerate(volumes):
+    pieces = []
+    for label in range(len(volumes)):
         piece = trimesh.Trimesh(mesh.vertices, mesh.faces[labels == label], process=False)
         piece.remove_unreferenced_vertices()
+        pieces.append(piece)
+    solid = _union(pieces, volumes)
+    if solid is None:
+        return None, False
+    walls = _buried(mesh) > _WALLS
+    if not walls and abs(body_volumes(solid).sum() - volumes.sum()) < 1e-4 * np.abs(volumes).sum():
+        return mesh, False
+    # Pieces that touch have gaps of rounding between them, which a union keeps; pieces a little larger overlap.
+    for growth in _GROWTHS if walls else ():
+        if _buried(solid) <= _WALLS:
+            break
+        solid = _union(pieces, volumes, growth) or solid
+    return (solid, True) if is_solid(solid) else (None, False)
+
+
+def _union(pieces: list[trimesh.Trimesh], volumes: NDArray[np.float64], growth: float = 0.0) -> trimesh.Trimesh | None:
+    """Pieces of positive volume as one solid without those of negative volume, each larger by a share; None for nothing."""
+    added: list[Manifold] = []
+    removed: list[Manifold] = []
+    for piece, volume in zip(pieces, volumes, strict=True):
+        middle = piece.vertices.mean(axis=0)
+        grown = trimesh.Trimesh(middle + (1 + growth) * (piece.vertices - middle), piece.faces, process=False)
         if volume < 0:
-            piece.invert()
-        part = to_manifold(piece)
+            grown.invert()
+        part = to_manifold(grown)
         if part is None:
-            return None, False
+            return None
         (added if volume > 0 else removed).append(part)
     united: Manifold = Manifold.batch_boolean(added, OpType.Add) if added else Manifold()
     if removed:
         united = united - Manifold.batch_boolean(removed, OpType.Add)
-    if united.is_empty():
-        return None, False
-    solid = from_manifold(united)
-    same = abs(body_volumes(solid).sum() - volumes.sum()) < 1e-4 * np.abs(volumes).sum()
-    return (mesh, False) if same else (solid, True) if is_solid(solid) else (None, False)
+    return None if united.is_empty() else from_manifold(united)
+
+
+def _buried(mesh: trimesh.Trimesh) -> float:
+    """Share of a surface with the inside of the solid on both of its sides: walls between pieces that touch."""
+    probes, faces = trimesh.sample.sample_surface(mesh, _PROBES, seed=0)
+    return float((np.abs(_winding(mesh, probes + _BESIDE * mesh.face_normals[faces])) > 0.5).mean())
 
 
 def _covered_once(mesh: trimesh.Trimesh) -> bool:

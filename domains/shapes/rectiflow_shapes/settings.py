@@ -98,7 +98,10 @@ class LatentSetSettings:
 
 @dataclass
 class TransformerSettings:
-    """Transformer over tokens; `told` lists what it may be asked for, of kind | attributes | caption."""
+    """Transformer over tokens; `told` lists what it may be asked for, of kind | attributes | caption.
+
+    `time_scale` is how fast its time embedding waves: students of mean_flow, flow_map and marginal_transport want 10.
+    """
 
     _target_: str = "rectiflow_shapes.network.ShapeTransformer"
     width: int = 128
@@ -109,6 +112,7 @@ class TransformerSettings:
     steering: str = "adaptive"
     told: list[str] = field(default_factory=lambda: ["kind"])
     until: bool = False
+    time_scale: float = 1000.0
 
 
 @dataclass

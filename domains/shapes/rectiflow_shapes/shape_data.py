@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rectiflow_shapes.conditions import attribute_rows
 from rectiflow_shapes.grids import truncated_grid
-from rectiflow_shapes.signed_distance import signed_distance
+from rectiflow_shapes.signed_distance import Engine, signed_distance
 
 POINTS = 2048
 _NEAR = (0.02, 0.08)  # standard deviations of near points, half each, in units of the box
@@ -35,6 +35,7 @@ class ShapeData:
         arrays: float16, by name: `grid` (N, 32, 32, 32) truncated distances in [-1, 1], `cloud` and `normals` (N, 2048, 3) on
             the surface, `near` (N, 2048, 3) and `distance` (N, 2048) around it.
         mesh: number of a shape -> its mesh.
+        engine: of signed distances to these meshes, "libigl" where nothing folds over itself.
     """
 
     key: str
@@ -45,6 +46,7 @@ class ShapeData:
     captions: tuple[str, ...]
     arrays: dict[str, Tensor] = field(repr=False)
     mesh: Callable[[int], trimesh.Trimesh] = field(repr=False)
+    engine: Engine = "libigl"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,17 +69,17 @@ class ShapeData:
         )
 
 
-def measure(mesh: trimesh.Trimesh, generator: np.random.Generator) -> MeasuredShape:
+def measure(mesh: trimesh.Trimesh, generator: np.random.Generator, engine: Engine = "libigl") -> MeasuredShape:
     """The arrays of one shape that `ShapeData` holds of many."""
     cloud, faces = trimesh.sample.sample_surface(mesh, POINTS, seed=generator)
     spread = np.repeat(_NEAR, POINTS // 2)[:, None]
     near = cloud + spread * generator.standard_normal(cloud.shape)
     measured = {
-        "grid": truncated_grid(mesh),
+        "grid": truncated_grid(mesh, engine=engine),
         "cloud": cloud,
         "normals": mesh.face_normals[faces],
         "near": near,
-        "distance": signed_distance(mesh, torch.from_numpy(near)),
+        "distance": signed_distance(mesh, torch.from_numpy(near), engine),
     }
     return {name: np.asarray(value, dtype=np.float16) for name, value in measured.items()}
 
@@ -91,6 +93,7 @@ def assemble(
     arrays: dict[str, NDArray[np.float16]],
     mesh: Callable[[int], trimesh.Trimesh],
     attribute_names: tuple[str, ...],
+    engine: Engine = "libigl",
 ) -> ShapeData:
     """Shapes out of lists, with attributes in [0, 1] by name."""
     return ShapeData(
@@ -102,4 +105,5 @@ def assemble(
         tuple(captions),
         {name: torch.from_numpy(value) for name, value in arrays.items()},
         mesh,
+        engine,
     )
