@@ -200,7 +200,8 @@ def test_every_start_and_model_trains_and_extracts(source: str, model: str) -> N
         "base": ["model.depth=1", "model.width=64", "model.heads=2"],
         "tiny": ["model.widths=[16,32]"],
     }
-    domain = build(SPEC, compose_training(SPEC, [*SMALL[2:], f"source={source}", f"model={model}", *small[model]]))
+    starts = {name: [f"source={name}"] for name in ("mixture", "noise")} | {"regression": ["recipe=regression"]}
+    domain = build(SPEC, compose_training(SPEC, [*SMALL[2:], *starts[source], f"model={model}", *small[model]]))
     assert isinstance(domain, Audio)
     network = new_network(domain, 0)
     batch = domain.dataset("train").__getitems__([0, 1])
@@ -236,7 +237,13 @@ def test_consistent_stems_sum_to_the_mixture() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"), [(["source=consistent"], "spectra=linear"), (["predicts=velocity"], "predicts=data")]
+    ("wrong", "says"),
+    [
+        (["source=consistent"], "spectra=linear"),
+        (["predicts=velocity"], "predicts=data"),
+        (["source=regression", "objective.until=1"], "recipe=regression"),
+        (["source=regression", "weight=plain"], "recipe=regression"),
+    ],
 )
 def test_what_does_not_fit_together(wrong: list[str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
@@ -278,6 +285,21 @@ def test_what_is_absent_could_not_be_called_by_another_name(tmp_path: Path) -> N
         )
         kinds = {kind for kind in domain.mixes.sounds.kinds if asked in domain.mixes.sounds.captions(kind)}
         assert kinds <= (wanted or heard)
+
+
+def test_early_estimates_alone_are_asked_how_they_sound() -> None:
+    domain = audio("objective.until=0.1")
+    batch = domain.dataset("train").__getitems__([0, 1, 2])
+    flow, generator = domain.flow(new_network(domain, 0)), torch.Generator().manual_seed(0)
+    assert isinstance(batch.x1, Tensor)
+    draw = flow.draw(batch.x1, batch.cond, generator=generator)
+    prediction = (batch.x1 + 0.1 * torch.randn(batch.x1.shape, generator=generator)).requires_grad_()
+    terms = domain.extra_loss(flow, prediction, draw._replace(t=torch.tensor([0.02, 0.5, 0.1])), batch)
+    torch.autograd.backward(terms["distortion"])
+    assert prediction.grad is not None
+    assert (prediction.grad.flatten(1).abs().amax(1) > 0).tolist() == [True, False, True]
+    late = domain.extra_loss(flow, prediction, draw._replace(t=torch.full((3,), 0.5)), batch)
+    assert float(late["distortion"].detach()) == 0
 
 
 def test_one_mixture_is_learnt_by_heart() -> None:

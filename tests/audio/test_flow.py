@@ -35,7 +35,7 @@ def stems_and_mixture(spectra: Spectra, generator: torch.Generator) -> tuple[Ten
 def test_an_exact_estimate_is_reached_in_one_step(start: Any, generator: torch.Generator) -> None:
     spectra = Spectra(exponent=1.0)
     x1, mixture, waves = stems_and_mixture(spectra, generator)
-    flow = separation_flow(lambda x, t, **cond: x1, start)
+    flow = separation_flow(lambda x, t, **cond: (x1, torch.zeros(())), start)
     x0 = flow.sample_source(SHAPE, {"mixture": mixture}, generator)
     x = integrate(flow, x0, steps=1, method="euler", cond={"mixture": mixture}).x
     assert (x - x1).abs().max() < 1e-5
@@ -64,8 +64,8 @@ def test_a_consistent_flow_never_leaves_the_mixture(method: str, generator: torc
     _, mixture, _ = stems_and_mixture(spectra, generator)
     seen = []
 
-    def wrong(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
-        return 0.3 * x + 0.7 * torch.randn(x.shape, generator=generator)
+    def wrong(x: Tensor, t: Tensor, **cond: Tensor) -> tuple[Tensor, Tensor]:
+        return 0.3 * x + 0.7 * torch.randn(x.shape, generator=generator), torch.randn(x.shape, generator=generator)
 
     flow = separation_flow(wrong, ConsistentStart())
 
@@ -83,7 +83,9 @@ def test_a_consistent_flow_never_leaves_the_mixture(method: str, generator: torc
 
 def test_a_regression_sees_no_state_and_no_time(generator: torch.Generator) -> None:
     mixture = torch.randn(3, 1, 2, 256, 16, generator=generator)
-    flow = separation_flow(lambda x, t, **cond: x + t[:, None, None, None, None] + cond["mixture"], RegressionStart())
+    flow = separation_flow(
+        lambda x, t, **cond: (x + t[:, None, None, None, None] + cond["mixture"], x), RegressionStart()
+    )
     anywhere = torch.randn(SHAPE, generator=generator)
     estimate = flow.data(anywhere, torch.full((3,), 0.7), mixture=mixture)
     assert torch.equal(estimate, mixture.expand(SHAPE))
@@ -95,9 +97,9 @@ def test_a_network_is_shown_the_best_linear_guess(start: Any, t: float, generato
     """Its error is at right angles to what the state says, as that of a least-squares fit is."""
     shown: list[Tensor] = []
 
-    def spy(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+    def spy(x: Tensor, t: Tensor, **cond: Tensor) -> tuple[Tensor, Tensor]:
         shown.append(x)
-        return x
+        return x, x
 
     shape = (4, 2, 2, 64, 64)
     mixture = torch.randn(4, 1, 2, 64, 64, generator=generator)
@@ -119,9 +121,9 @@ def test_the_guess_knows_how_many_stems_there_are_and_their_power(
 ) -> None:
     shown: list[Tensor] = []
 
-    def spy(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+    def spy(x: Tensor, t: Tensor, **cond: Tensor) -> tuple[Tensor, Tensor]:
         shown.append(x)
-        return x
+        return x, x
 
     shape, t = (4, stems, 2, 64, 48), 0.3
     mixture = 5 * torch.randn(4, 1, 2, 64, 48, generator=generator)
@@ -133,37 +135,37 @@ def test_the_guess_knows_how_many_stems_there_are_and_their_power(
     assert slope == pytest.approx(1, abs=8 * (1 / float(guess.square().mean()) / guess.numel()) ** 0.5)
 
 
-@pytest.mark.parametrize("start", [MixtureStart(0.3), NoiseStart(0.5)])
+@pytest.mark.parametrize(("start", "centre"), [(MixtureStart(0.3), 1.0), (NoiseStart(0.5), 0.0)])
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
-def test_a_network_is_believed_as_far_as_the_state_leaves_open(
-    start: Any, t: float, generator: torch.Generator
+@pytest.mark.parametrize("share", [0.01, 1.0, 20.0])
+def test_the_estimate_is_the_mean_of_stems_that_the_network_and_the_state_tell_of(
+    start: Any, centre: float, t: float, share: float, generator: torch.Generator
 ) -> None:
-    """Of silence, the answer of this network, there remains what the guess is wrong by, beside the stems."""
-    shown: list[Tensor] = []
+    """Normal stems about what the network says, of the variance that it says: beside numerical integration of Bayes' rule."""
+    shape, variance = (2, 2, 2, 8, 3), share * POWER
+    expected = torch.randn(shape, generator=generator)
+    mixture = torch.randn(2, 1, 2, 8, 3, generator=generator)
+    x = torch.randn(shape, generator=generator)
+    network = start.read(lambda x, t, **cond: (expected, torch.full((1,), share).log()), Linear())
+    found = network(x, torch.full((2,), t), mixture=mixture)
+    grid = torch.linspace(-40, 40, 400_001, dtype=torch.float64)
+    for place in [(0, 0, 0, 0, 0), (1, 1, 1, 5, 2), (0, 1, 0, 3, 1)]:
+        heard = float(mixture[place[0], 0, *place[2:]])
+        missed = float(x[place]) - t * grid - (1 - t) * centre * heard
+        log_density = -missed.square() / (2 * ((1 - t) * start.sigma) ** 2)
+        log_density -= (grid - float(expected[place])).square() / (2 * variance)
+        weight = (log_density - log_density.max()).exp()
+        assert float(found[place]) == pytest.approx(float((weight * grid).sum() / weight.sum()), abs=1e-3)
 
-    def silent(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
-        shown.append(x)
-        return torch.zeros_like(x)
 
-    shape = (4, 2, 2, 64, 64)
-    mixture = torch.randn(4, 1, 2, 64, 64, generator=generator)
-    flow = separation_flow(silent, start)
-    x0 = flow.sample_source(shape, {"mixture": mixture}, generator)
-    x1 = POWER**0.5 * torch.randn(shape, generator=generator)
-    estimate = flow.data((1 - t) * x0 + t * x1, torch.full((4,), t), mixture=mixture)
-    believed = 1 - float((estimate / shown[0]).mean())
-    wrong = float((shown[0] - x1).square().mean()) / POWER
-    assert believed == pytest.approx(wrong**0.5, rel=8 / x1.numel() ** 0.5)
-
-
-def test_the_guess_is_nothing_at_the_start_and_everything_at_the_end(generator: torch.Generator) -> None:
+def test_the_state_is_nothing_at_the_start_and_everything_at_the_end(generator: torch.Generator) -> None:
     answer, x = torch.randn(SHAPE, generator=generator), torch.randn(SHAPE, generator=generator)
     mixture = torch.randn(3, 1, 2, 256, 16, generator=generator)
     shown: list[Tensor] = []
 
-    def spy(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+    def spy(x: Tensor, t: Tensor, **cond: Tensor) -> tuple[Tensor, Tensor]:
         shown.append(x)
-        return answer
+        return answer, torch.full((1,), 100.0)
 
     network = GuessingNetwork(spy, Linear(), 1.0, 0.3)
     torch.testing.assert_close(network(x, torch.zeros(3), mixture=mixture), answer)

@@ -44,3 +44,8 @@ def test_silent_references_do_not_count(generator: torch.Generator) -> None:
 def test_weights_are_not_negative() -> None:
     with pytest.raises(ConfigError, match="si_sdr"):
         Objective(si_sdr=-1.0)
+
+
+def test_the_last_time_lies_within_the_path() -> None:
+    with pytest.raises(ConfigError, match=r"objective.until=1.5"):
+        Objective(until=1.5)

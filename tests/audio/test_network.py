@@ -13,7 +13,7 @@ from rectiflow.errors import ConfigError
 from rectiflow_audio.bands import BandTransformer
 from rectiflow_audio.masking import FIRST_MASK, Masking, bands_of
 from rectiflow_audio.network import SpectralUNet
-from rectiflow_audio.representation import Spectra
+from rectiflow_audio.representation import POWER, Spectra
 
 
 def inputs(frames: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -39,27 +39,38 @@ def woken(network: nn.Module, generator: torch.Generator) -> nn.Module:
 @pytest.mark.parametrize("frames", [1, 7, 16, 33])
 def test_any_number_of_frames(frames: int, generator: torch.Generator) -> None:
     given = inputs(frames, generator)
-    assert woken(tiny(generator), generator)(**given).shape == given["x"].shape
+    stems, doubt = woken(tiny(generator), generator)(**given)
+    assert stems.shape == given["x"].shape
+    assert doubt.shape == (2, 2, 1, 256, frames)
 
 
-def test_it_starts_as_half_of_the_mixture(generator: torch.Generator) -> None:
+def test_it_starts_as_half_of_the_mixture_and_leaves_all_of_it_open(generator: torch.Generator) -> None:
     given = inputs(16, generator)
-    assert torch.allclose(tiny(generator)(**given), FIRST_MASK * given["mixture"].expand(2, 2, 2, 256, 16))
+    stems, doubt = tiny(generator)(**given)
+    assert torch.allclose(stems, FIRST_MASK * given["mixture"].expand(2, 2, 2, 256, 16))
+    variance = given["mixture"].square().mean(2, keepdim=True)[..., :64, :]  # lower frequencies are not merged
+    assert torch.allclose(POWER * doubt[..., :64, :].exp(), variance.expand(2, 2, 1, 64, 16), atol=1e-4)
 
 
-def test_masks_and_gates_are_where_the_output_says(generator: torch.Generator) -> None:
-    """Band 70, of two frequencies, in frame 5: the second stem is all of the mixture there, and its state."""
+def test_masks_and_doubts_are_where_the_output_says(generator: torch.Generator) -> None:
+    """Band 70, of two frequencies, in frame 5: the second stem is all of the mixture there, within e times its deviation."""
     given = inputs(16, generator)
     masking = Masking(2, 256, (4, 4))
     patches = masking.patches(given["x"], given["mixture"])
     output = torch.zeros(2, 32, 4, masking.outputs).unflatten(-1, (3, 2, 4, 4))
     output[:, 17, 1, 0, 1, 2, 1] = 50.0
     output[:, 17, 1, 1, 1, 2, 1] = 1.0
-    found = masking.estimate(given["x"], given["mixture"], patches, output.flatten(-4), torch.zeros(2, 256))
+    found, doubt = masking.masked(given["mixture"], patches, output.flatten(-4), torch.zeros(2, 256))
     change = found - FIRST_MASK * given["mixture"]
     expected = torch.zeros_like(change)
-    expected[:, 1, :, 76:78, 5] = 0.5 * given["mixture"][:, 0, :, 76:78, 5] + given["x"][:, 1, :, 76:78, 5]
+    expected[:, 1, :, 76:78, 5] = 0.5 * given["mixture"][:, 0, :, 76:78, 5]
     assert torch.allclose(change, expected, atol=1e-6)
+    wider = (
+        doubt - masking.masked(given["mixture"], patches, torch.zeros_like(output).flatten(-4), torch.zeros(2, 256))[1]
+    )
+    expected = torch.zeros_like(wider)
+    expected[:, 1, :, 76:78, 5] = 2.0
+    assert torch.allclose(wider, expected, atol=1e-5)
 
 
 def test_contrast_divides_the_loud_places_of_a_patch_from_the_others(generator: torch.Generator) -> None:
@@ -68,7 +79,7 @@ def test_contrast_divides_the_loud_places_of_a_patch_from_the_others(generator: 
     patches = masking.patches(given["x"], given["mixture"])
     output = torch.zeros(2, 32, 4, 3, 2, 16)
     output[..., 2, 0, :] = 100.0
-    found = masking.estimate(given["x"], given["mixture"], patches, output.flatten(-3), torch.zeros(2, 256))
+    found, _ = masking.masked(given["mixture"], patches, output.flatten(-3), torch.zeros(2, 256))
     power = given["mixture"].square().sum(2)[:, 0, :4, :4]
     loud = torch.log(power) > torch.log(power).mean((1, 2), keepdim=True)
     kept = found[:, 0, :, :4, :4].square().sum(1) / power
@@ -102,8 +113,10 @@ def test_phases_go_through_and_are_not_looked_at(kind: str, generator: torch.Gen
         return torch.view_as_real(plain * torch.exp(1j * angle)).movedim(-1, 2)
 
     other = {**given, "x": turned(given["x"]), "mixture": turned(given["mixture"])}
-    assert (turned(network(**given)) - network(**other)).abs().max() < 1e-3
-    assert (network(**given) - network(**other)).abs().max() > 0.1
+    (stems, doubt), (turned_stems, same_doubt) = network(**given), network(**other)
+    assert (turned(stems) - turned_stems).abs().max() < 1e-3
+    assert (stems - turned_stems).abs().max() > 0.1
+    assert (doubt - same_doubt).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("kind", ["unet", "bands"])
@@ -116,7 +129,7 @@ def test_stems_move_with_the_mixture_by_whole_periods_only(kind: str, generator:
 
     def at(place: int) -> Tensor:
         around = {name: F.pad(given[name], (place, 144 - place)) for name in ("x", "mixture")}
-        return network(**{**given, **around})[..., place : place + 24]
+        return network(**{**given, **around})[0][..., place : place + 24]
 
     whole = (at(72) - at(72 + 5 * network.period)).abs().mean()
     half = (at(72) - at(72 + 5 * network.period // 2)).abs().mean()
@@ -129,7 +142,8 @@ def test_it_listens_to_everything(name: str, generator: torch.Generator) -> None
     network = woken(tiny(generator), generator)
     given = inputs(16, generator)
     other = {**given, name: given[name] + 0.3}
-    assert (network(**given) - network(**other)).abs().max() > 1e-4
+    for one, another in zip(network(**given), network(**other), strict=True):
+        assert (one - another).abs().max() > 1e-4
 
 
 def test_averages_start_from_the_same_weights(generator: torch.Generator) -> None:
@@ -137,7 +151,7 @@ def test_averages_start_from_the_same_weights(generator: torch.Generator) -> Non
     woken(plain, generator)
     average.load_state_dict({**average.state_dict(), **plain.state_dict()})
     given = inputs(8, generator)
-    assert torch.allclose(plain(**given), average(**given, until=torch.ones(2)), atol=1e-6)
+    assert torch.allclose(plain(**given)[0], average(**given, until=torch.ones(2))[0], atol=1e-6)
 
 
 def test_sizes_that_do_not_fit(generator: torch.Generator) -> None:
@@ -159,8 +173,10 @@ def bands(generator: torch.Generator, **options: Any) -> BandTransformer:
 def test_the_transformer_takes_any_number_of_frames(frames: int, generator: torch.Generator) -> None:
     given = inputs(frames, generator)
     network = bands(generator)
-    assert torch.allclose(network(**given), FIRST_MASK * given["mixture"].expand_as(given["x"]))
-    assert woken(network, generator)(**given).shape == given["x"].shape
+    assert torch.allclose(network(**given)[0], FIRST_MASK * given["mixture"].expand_as(given["x"]))
+    stems, doubt = woken(network, generator)(**given)
+    assert stems.shape == given["x"].shape
+    assert doubt.shape == (2, 2, 1, 256, frames)
 
 
 @pytest.mark.parametrize("name", ["x", "t", "mixture", "query", "tokens"])
@@ -169,7 +185,8 @@ def test_the_transformer_listens_to_everything(name: str, generator: torch.Gener
     given = {**inputs(8, generator), "tokens": torch.randn(2, 3, 12, generator=generator)}
     given["tokens_mask"] = torch.tensor([[True, True, True], [True, True, False]])
     other = {**given, name: given[name] + 0.3}
-    assert (network(**given) - network(**other)).abs().max() > 1e-4
+    for one, another in zip(network(**given), network(**other), strict=True):
+        assert (one - another).abs().max() > 1e-4
 
 
 def test_words_that_are_not_there_are_not_heard(generator: torch.Generator) -> None:
@@ -177,8 +194,8 @@ def test_words_that_are_not_there_are_not_heard(generator: torch.Generator) -> N
     given = {**inputs(8, generator), "tokens": torch.randn(2, 3, 12, generator=generator)}
     given["tokens_mask"] = torch.tensor([[True, False, False], [False, False, False]])
     padded = {**given, "tokens": given["tokens"] + 5 * ~given["tokens_mask"][..., None]}
-    assert torch.allclose(network(**given), network(**padded), atol=1e-5)
-    without = network(**inputs(8, torch.Generator().manual_seed(0)))
+    assert torch.allclose(network(**given)[0], network(**padded)[0], atol=1e-5)
+    without, _ = network(**inputs(8, torch.Generator().manual_seed(0)))
     assert without.isfinite().all()
 
 

@@ -36,7 +36,7 @@ class Listening(nn.Module):
 
 
 class BandTransformer(nn.Module):
-    """Estimates stems as `network.SpectralUNet` does, by attention along time in each band, then across bands in each frame.
+    """Says what stems are as `network.SpectralUNet` does, by attention along time in each band, then across bands in each frame.
 
     Args:
         stems: K.
@@ -107,8 +107,8 @@ class BandTransformer(nn.Module):
         tokens_mask: Tensor | None = None,
         item: Tensor | None = None,
         until: Tensor | None = None,
-    ) -> Tensor:
-        """The estimate of the stems (B, K, 2, F, N); arguments as for `SpectralUNet`, tokens (B, M, D), their mask (B, M)."""
+    ) -> tuple[Tensor, Tensor]:
+        """Arguments and results as for `SpectralUNet`; tokens (B, M, D), their mask (B, M)."""
         bands = self.bands
         asked = query * query.shape[-1] ** 0.5
         condition = F.silu(self.time(t, until=until) + self.query(asked))
@@ -129,4 +129,4 @@ class BandTransformer(nn.Module):
             hidden = rearrange(hidden, "(b n) g d -> b g n d", n=count)
         hidden = rearrange(self.norm(hidden.flatten(1, 2), condition), "b (g n) d -> b g n d", g=bands)
         output = torch.einsum("bgnd,gdo->bgno", F.silu(hidden), self.output)
-        return self.masking.estimate(x, mixture, patches, output, self.profile(asked))
+        return self.masking.masked(mixture, patches, output, self.profile(asked))

@@ -15,7 +15,7 @@ from rectiflow_audio.transforms import conv_tasnet
 
 
 class QueriedConvTasNet(nn.Module):
-    """torchaudio's Conv-TasNet, its encoder's features scaled and shifted by the query; for `source=regression`.
+    """torchaudio's Conv-TasNet, its encoder's features scaled and shifted by the query; for `recipe=regression`.
 
     It sees the waveform of the mixture and looks at neither state nor time.
 
@@ -56,8 +56,10 @@ class QueriedConvTasNet(nn.Module):
         """Frames by which a mixture may move for its stems to move with it: a whole number of the encoder's steps."""
         return self.stride // math.gcd(self.stride, self.spectra.hop)
 
-    def forward(self, x: Tensor, t: Tensor, mixture: Tensor, query: Tensor, item: Tensor | None = None) -> Tensor:
-        """The estimate of the stems (B, K, 2, F, N) for a mixture (B, 1, 2, F, N) and queries (B, D)."""
+    def forward(
+        self, x: Tensor, t: Tensor, mixture: Tensor, query: Tensor, item: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The stems (B, K, 2, F, N) of a mixture (B, 1, 2, F, N) for queries (B, D); of what is left open it says nothing, 0."""
         length = (x.shape[-1] - 1) * self.spectra.hop
         wave = self.spectra.decode(mixture[:, 0], length)
         padded = F.pad(wave[:, None], (self.stride, self.stride + -length % self.stride))
@@ -66,4 +68,4 @@ class QueriedConvTasNet(nn.Module):
         masked = self.masks(torch.addcmul(shift, heard, 1 + scale)) * heard[:, None]
         waves = self.decoder(rearrange(masked, "b k c n -> (b k) c n"))[..., self.stride : self.stride + length]
         stems: Tensor = self.spectra.encode(rearrange(waves, "(b k) 1 t -> b k t", b=len(x)))
-        return stems
+        return stems, torch.zeros_like(t)[:, None, None, None, None]

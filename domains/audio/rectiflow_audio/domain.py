@@ -27,7 +27,7 @@ from rectiflow_audio.data import Captions, HeldOut, Mixes, TrainingMixtures, Wav
 from rectiflow_audio.encoder_training import encoder_stage
 from rectiflow_audio.evaluating import false_extraction, figures, improvement, listed
 from rectiflow_audio.files import write
-from rectiflow_audio.flow import NULL, ConsistentStart, Start
+from rectiflow_audio.flow import NULL, ConsistentStart, RegressionStart, Start
 from rectiflow_audio.latent_network import LatentUNet
 from rectiflow_audio.layout import layout_of
 from rectiflow_audio.losses import Objective, distortion_loss
@@ -62,6 +62,11 @@ class Audio(Domain):
         self._representation: Representation = self.create(config.spectra)
         if isinstance(self.start, ConsistentStart) and not self._representation.linear:
             raise ConfigError("source=consistent needs spectra that add up, and these do not: use spectra=linear")
+        if isinstance(self.start, RegressionStart) and (self.objective.until < 1 or config.get("weight") == "velocity"):
+            raise ConfigError(
+                f"source=regression looks at no time, and weight={config.get('weight')} with objective.until="
+                f"{self.objective.until:g} would train it by times: use recipe=regression, or weight=plain objective.until=1"
+            )
 
     @cached_property
     def spectra(self) -> Representation:
@@ -314,7 +319,7 @@ class Audio(Domain):
         return encoder_stage(self.mixes.sounds, self.text, data.seconds, data.seed)
 
     def extra_loss(self, flow: Flow, prediction: Any, draw: Draw, batch: Batch) -> dict[str, Tensor]:
-        """Distortion of the estimate's waveforms."""
+        """Distortion of the estimates' waveforms at early times."""
         if not self.objective.si_sdr:
             return {}
         # Stored pairs bring no waveforms.
@@ -322,4 +327,5 @@ class Audio(Domain):
         waves = self.waves(prediction, draw.cond)
         if not self.layout.ordered:
             reference = best_arranged(reference, waves)
-        return {"distortion": self.objective.si_sdr * distortion_loss(waves, reference)}
+        early = draw.t <= self.objective.until
+        return {"distortion": self.objective.si_sdr * distortion_loss(waves[early], reference[early])}

@@ -18,8 +18,13 @@ from rectiflow_audio.representation import POWER, consistent
 NULL = {"query": 0.0, "tokens": 0.0}
 """What stands for no query."""
 
-Network = Callable[..., Tensor]
-"""`network(x, t, mixture, query)`, stems x (B, K, 2, F, N) and mixture (B, 1, 2, F, N): its estimate of the stems."""
+Network = Callable[..., tuple[Tensor, Tensor]]
+"""`network(x, t, mixture, query)`, stems x (B, K, 2, F, N) and mixture (B, 1, 2, F, N): what it takes the stems for without the
+state, and the logarithm of the variance that it leaves open, beside the power of stems, of a shape that broadcasts to theirs."""
+Reading = Callable[..., Tensor]
+"""What a network says, read as the estimate of the stems (B, K, 2, F, N) that a flow needs."""
+MOST_DOUBT = 10.0
+"""Bound on the logarithm of a variance, either way: what lies beyond is as good as known, or unknown."""
 
 
 class Start(Source, Protocol):
@@ -28,7 +33,7 @@ class Start(Source, Protocol):
     def place(self, noise: Tensor, mixture: Tensor) -> Tensor:
         """x0 (B, K, 2, F, N) for standard normal noise of its shape and a mixture (B, 1, 2, F, N)."""
 
-    def read(self, network: Network, interpolant: Interpolant, *, stems: int = 2, power: float = POWER) -> Network:
+    def read(self, network: Network, interpolant: Interpolant, *, stems: int = 2, power: float = POWER) -> Reading:
         """The network's estimate of the K `stems`, whose states have this power, made to fit the start."""
 
 
@@ -43,7 +48,7 @@ class MixtureStart(Gaussian):
         """The mixture plus noise."""
         return mixture + self.sigma * noise
 
-    def read(self, network: Network, interpolant: Interpolant, *, stems: int = 2, power: float = POWER) -> Network:
+    def read(self, network: Network, interpolant: Interpolant, *, stems: int = 2, power: float = POWER) -> Reading:
         """The network, shown what the state says beyond the mixture."""
         return GuessingNetwork(network, interpolant, 1.0, self.sigma, power)
 
@@ -59,7 +64,7 @@ class NoiseStart(Gaussian):
         """The noise at its level."""
         return self.sigma * noise
 
-    def read(self, network: Network, interpolant: Interpolant, *, stems: int = 2, power: float = POWER) -> Network:
+    def read(self, network: Network, interpolant: Interpolant, *, stems: int = 2, power: float = POWER) -> Reading:
         """The network, shown what the state says of the stems."""
         return GuessingNetwork(network, interpolant, 0.0, self.sigma, power)
 
@@ -90,7 +95,7 @@ class ConsistentStart:
         """The mixture's share plus the part of the noise that sums to 0."""
         return consistent(self.sigma * noise, mixture)
 
-    def read(self, network: Network, interpolant: Interpolant, *, stems: int = 2, power: float = POWER) -> Network:
+    def read(self, network: Network, interpolant: Interpolant, *, stems: int = 2, power: float = POWER) -> Reading:
         """The network, shown what the state says beyond its share, its estimate moved to the nearest that sums to the mixture."""
         share = 1 / stems
         return SummingNetwork(GuessingNetwork(network, interpolant, share, (1 - share) ** 0.5 * self.sigma, power))
@@ -109,21 +114,22 @@ class RegressionStart:
         """The mixture."""
         return mixture.expand_as(noise)
 
-    def read(self, network: Network, interpolant: Interpolant, *, stems: int = 2, power: float = POWER) -> Network:
+    def read(self, network: Network, interpolant: Interpolant, *, stems: int = 2, power: float = POWER) -> Reading:
         """The network at time 0, where no state has said anything."""
         return RegressionNetwork(network)
 
 
 class GuessingNetwork(nn.Module):
-    """A network that is shown, in place of the state, the linear guess at the stems that the state allows, and corrects it.
+    """A network that is shown, in place of the state, the linear guess at the stems that the state allows, and weighed with it.
 
     u = x_t - s(t) m, with m the share `mean` of the mixture that x0 is centred on, is a(t) x1 plus noise of deviation s(t) sigma;
     the guess of least variance is g = p a u / (p a^2 + s^2 sigma^2), p the power of stems: 0 at the start, x1 at the end. A state
     of noise alone would have to be learnt to be overlooked, and at the start the network is what a regression is.
 
-    The estimate is g + r (network - g), with r = s sigma / (p a^2 + s^2 sigma^2)^(1/2) the deviation of what the guess leaves
-    open beside that of the stems: as far as the state tells them, no error of the network reaches the next step. Without it
-    errors add up, and many steps are worse than one. Source: arXiv 2206.00364, equation 7, for a linear guess.
+    The network says m, what the stems are without the state, and e, the variance beside p that it leaves open. The estimate is
+    the mean of the stems given both, (r m + e g) / (r + e (1 - r)), with r = s^2 sigma^2 / (p a^2 + s^2 sigma^2) what the guess
+    leaves open of p: m at the start, x1 at the end. Where the network is sure, noise of the start is cleared early; where it is
+    not, it is believed as long as the state is worse, and its errors do not add up over the steps.
     """
 
     def __init__(
@@ -137,26 +143,29 @@ class GuessingNetwork(nn.Module):
     def forward(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
         """The estimate (B, K, 2, F, N)."""
         guess, left_open = self.guess(x, t, cond["mixture"])
-        return torch.lerp(guess, self.network(guess, t, **cond), left_open)
+        stems, doubt = self.network(guess, t, **cond)
+        variance = doubt.clamp(-MOST_DOUBT, MOST_DOUBT).exp()
+        return (left_open * stems + variance * guess) / (left_open + variance * (1 - left_open))
 
     def guess(self, x: Tensor, t: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:
-        """Stems (B, K, 2, F, N) as states x of that shape at times t (B,) tell them, and the share left open, from 1 to 0."""
+        """Stems (B, K, 2, F, N) as states x of that shape at times t (B,) tell them, and the variance left open, 1 to 0."""
         path = self.interpolant.coefficients(t).expand_to(x)
         told = x - path.s * self.mean * mixture
-        total = self.power * path.a.square() + (self.sigma * path.s).square()
-        return self.power * path.a / total * told, self.sigma * path.s * total.rsqrt()
+        noise = (self.sigma * path.s).square()
+        total = self.power * path.a.square() + noise
+        return self.power * path.a / total * told, noise / total
 
 
 class SummingNetwork(nn.Module):
-    """A network whose estimate is moved to the nearest one that sums to the mixture."""
+    """A reading that is moved to the nearest one that sums to the mixture."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, reading: Reading) -> None:
         super().__init__()
-        self.network = network
+        self.reading = reading
 
     def forward(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
         """The estimate (B, K, 2, F, N)."""
-        return consistent(self.network(x, t, **cond), cond["mixture"])
+        return consistent(self.reading(x, t, **cond), cond["mixture"])
 
 
 class RegressionNetwork(nn.Module):
@@ -168,11 +177,11 @@ class RegressionNetwork(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
         """The estimate (B, K, 2, F, N)."""
-        return self.network(torch.zeros_like(x), torch.zeros_like(t), **cond)
+        return self.network(torch.zeros_like(x), torch.zeros_like(t), **cond)[0]
 
 
 def separation_flow(network: Network, start: Start, interpolant: Interpolant | None = None, **traits: Any) -> Flow:
-    """A network that estimates two stems' spectra as a flow from a start; `traits` are further `Flow` fields."""
+    """A network that says what two stems' spectra are, as a flow from a start; `traits` are further `Flow` fields."""
     path = interpolant or Linear()
     return Flow(
         start.read(network, path),

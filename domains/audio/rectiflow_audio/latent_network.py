@@ -15,7 +15,7 @@ from rectiflow_audio.network import UNet
 
 
 class LatentUNet(UNet):
-    """Estimates the codes of stems as y + D + G g: the mixture's, changed by D and by a gated part of what the state tells.
+    """Says what the codes of stems are, the mixture's changed by D, and how sure it is.
 
     Args:
         stems: K.
@@ -74,8 +74,8 @@ class LatentUNet(UNet):
         wave: Tensor | None = None,
         item: Tensor | None = None,
         until: Tensor | None = None,
-    ) -> Tensor:
-        """The estimate of the stems (B, K, C, H, N).
+    ) -> tuple[Tensor, Tensor]:
+        """The stems without the state (B, K, C, H, N), and the logarithm of the variance left open, of that shape.
 
         Args:
             x: what the states at times t tell of the stems (B, K, C, H, N), 0 for nothing.
@@ -90,7 +90,6 @@ class LatentUNet(UNet):
         frames = x.shape[-1]
         shown = rearrange(torch.cat([x, mixture], dim=1), "b k c h w -> b h w (k c)")
         answer = self.trunk(F.pad(shown, (0, 0, 0, -frames % self.multiple)), condition)[:, :, :frames].float()
-        change, gate = rearrange(answer, "b h w (z k c) -> z b k c h w", z=2, k=self.stems)
+        change, doubt = rearrange(answer, "b h w (z k c) -> z b k c h w", z=2, k=self.stems)
         steady = profile.float().reshape(*x.shape[:4], 1)
-        estimate: Tensor = mixture + change + steady + gate * x
-        return estimate
+        return mixture + change + steady, 2 * doubt

@@ -19,16 +19,21 @@ class Objective:
 
     Args:
         si_sdr: of a dB of scale-invariant distortion ratio, at least 0.
+        until: the last time, in [0, 1], whose estimates are asked for that. It is best for estimates that are not means, and
+            only means lead to samples: it suits the first step, which the others leave.
 
     Raises:
-        ConfigError: a negative weight.
+        ConfigError: a value out of range.
     """
 
     si_sdr: float = 0.005
+    until: float = 0.05
 
     def __post_init__(self) -> None:
         if not self.si_sdr >= 0:
             raise ConfigError(f"objective.si_sdr={self.si_sdr} is not allowed: it must be at least 0")
+        if not 0 <= self.until <= 1:
+            raise ConfigError(f"objective.until={self.until} is not allowed: it must be from 0 to 1")
 
 
 def distortion_loss(estimate: Tensor, reference: Tensor) -> Tensor:

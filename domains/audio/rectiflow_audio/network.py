@@ -158,7 +158,7 @@ class UNet(nn.Module):
 
 
 class SpectralUNet(UNet):
-    """Estimates stems as masks on the mixture plus a gated part of what the state tells of them; see `Masking`.
+    """Says what stems are by masks on the mixture, and how sure it is; see `Masking`.
 
     Patches of `patch` (bands, frames) are the first level's places. Any number of frames will do.
 
@@ -221,8 +221,8 @@ class SpectralUNet(UNet):
         query: Tensor,
         item: Tensor | None = None,
         until: Tensor | None = None,
-    ) -> Tensor:
-        """The estimate of the stems (B, K, 2, F, N).
+    ) -> tuple[Tensor, Tensor]:
+        """The stems without the state (B, K, 2, F, N), and the logarithm of the variance left open (B, K, 1, F, N).
 
         Args:
             x: what the states at times t tell of the stems (B, K, 2, F, N), 0 for nothing.
@@ -234,7 +234,7 @@ class SpectralUNet(UNet):
         """
         condition, profile = self.condition(t, query, until)
         patches = self.masking.patches(x, mixture, multiple=self.multiple)
-        return self.masking.estimate(x, mixture, patches, self.trunk(patches, condition), profile)
+        return self.masking.masked(mixture, patches, self.trunk(patches, condition), profile)
 
 
 def modulated(x: Tensor, modulation: Tensor) -> Tensor:

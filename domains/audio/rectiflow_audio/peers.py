@@ -42,7 +42,7 @@ def _ours(wave: Tensor, generator: torch.Generator) -> Callable[[], Tensor]:
 
     def separate() -> Tensor:
         mixture = spectra.encode(wave)[:, None]
-        return spectra.decode(network(mixture, t, mixture, query)[:, 0], wave.shape[-1])
+        return spectra.decode(network(mixture, t, mixture, query)[0][:, 0], wave.shape[-1])
 
     return separate
 

@@ -167,7 +167,7 @@ class BandSettings:
 
 @dataclass
 class ConvTasNetSettings:
-    """Conv-TasNet on the waveform, a baseline; with source=regression."""
+    """Conv-TasNet on the waveform, a baseline; with recipe=regression."""
 
     _target_: str = "rectiflow_audio.baselines.QueriedConvTasNet"
     features: int = 256
@@ -252,10 +252,14 @@ class MelLatentSettings:
 
 @dataclass
 class ObjectiveSettings:
-    """Weights of what is asked of the estimate beside the flow's own loss: `si_sdr`, a dB of the sound's distortion ratio."""
+    """Weights of what is asked of the estimate beside the flow's own loss: `si_sdr`, a dB of the sound's distortion ratio.
+
+    It is asked for at times up to `until`; later estimates are to be means, which lead to samples.
+    """
 
     _target_: str = "rectiflow_audio.losses.Objective"
     si_sdr: float = 0.005
+    until: float = 0.05
 
 
 @dataclass
