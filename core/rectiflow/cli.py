@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -240,8 +240,9 @@ def _distill(spec: Any, call: Call) -> int:
         pairs = {
             name: reflow[name] for name in ("method", "steps", "guidance", "exponential", "seed") if name in reflow
         }
+        model = {**_newer_settings(spec, config["model"], call.overrides), **config["model"]}
         base = {
-            "model": {**_newer_settings(spec, config["model"], call.overrides), **config["model"]},
+            "model": {**model, **_slow_times(spec, model, call.overrides)},
             "training": reflow["training"],
             "pairs": {"count": reflow["pairs"], "batch": reflow["pair_batch"], **pairs},
             "guidance_range": config.get("distill", {}).get("guidance_range", []),
@@ -252,13 +253,26 @@ def _distill(spec: Any, call: Call) -> int:
 def _newer_settings(spec: Any, model: Any, overrides: list[str]) -> dict[str, Any]:
     """Defaults of settings of a run's network that are to be changed and that did not exist when it was trained."""
     wanted = {text.partition("=")[0].removeprefix("model.") for text in overrides if text.startswith("model.")}
-    options = [option for option in spec.groups["model"].values() if option._target_ == model["_target_"]]
     return {
         setting.name: setting.default
-        for option in options
-        for setting in fields(option)
+        for setting in _settings_of(spec, model)
         if setting.name in wanted and setting.name not in model
     }
+
+
+def _slow_times(spec: Any, model: Any, overrides: list[str]) -> dict[str, float]:
+    """A time embedding that waves slowly, where the network has the choice and the method takes derivatives in time."""
+    from rectiflow.rectify.settings import SLOW_TIMES, takes_derivatives
+
+    named = [text.partition("=")[2] for text in overrides if text.startswith("method=")]
+    choice = any(setting.name == "time_scale" for setting in _settings_of(spec, model))
+    return {"time_scale": SLOW_TIMES} if choice and takes_derivatives(*named[-1:]) else {}
+
+
+def _settings_of(spec: Any, model: Any) -> list[Field[Any]]:
+    """What may be set of a run's network today."""
+    options = [option for option in spec.groups["model"].values() if option._target_ == model["_target_"]]
+    return [setting for option in options for setting in fields(option)]
 
 
 def _config_of_run(call: Call) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from rectiflow.cli import _newer_settings, main
+from rectiflow.cli import _newer_settings, _slow_times, main
 from rectiflow.domain import load_spec
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
@@ -81,6 +81,19 @@ def test_a_run_from_before_a_setting_existed_may_change_it() -> None:
     model = {"_target_": "rectiflow_images.unet.UNet", "width": 16}
     asked = ["run=somewhere", "model.time_scale=10", "model.width=8", "model.unheard_of=1"]
     assert _newer_settings(load_spec("images"), model, asked) == {"time_scale": 1000.0}
+
+
+def test_students_that_take_derivatives_in_time_embed_it_slowly() -> None:
+    model = {"_target_": "rectiflow_images.unet.UNet", "width": 16}
+    for asked, slow in (
+        ([], True),
+        (["method=marginal_transport"], True),
+        (["method=dispersive"], True),
+        (["method=shortcut"], False),
+        (["method=unheard_of"], False),
+    ):
+        assert bool(_slow_times(load_spec("images"), model, asked)) == slow
+    assert not _slow_times(load_spec("images"), {"_target_": "elsewhere.Network"}, [])
 
 
 @pytest.mark.parametrize("kind", ["unet", "transformer"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from omegaconf import MISSING
@@ -186,3 +186,12 @@ METHODS: dict[str, type] = {
     "flow_turbo": FlowTurboSettings,
     "online": OnlineSettings,
 }
+
+SLOW_TIMES = 10.0
+"""`model.time_scale` of a student whose method takes derivatives in time, unless it is given."""
+
+
+def takes_derivatives(method: str = "mean_flow") -> bool:
+    """Whether a method of `METHODS` is trained on a derivative in time; dispersive is as its base, which is one by default."""
+    known = {setting.name for setting in fields(METHODS[method])} if method in METHODS else set()
+    return bool(known & {"derivative", "base"})
