@@ -17,6 +17,7 @@ from rectiflow.errors import ConfigError, DataError, MissingDependency
 from rectiflow.fetch import Package
 from rectiflow_audio import real_sounds
 from rectiflow_audio.excerpts import at_length, equaliser
+from rectiflow_audio.later_packages import LATER
 from rectiflow_audio.library import LibrarySounds
 from rectiflow_audio.mixing import Mixtures
 from rectiflow_audio.qt_resources import resources
@@ -239,6 +240,18 @@ def test_every_package_gives_its_tenth_to_what_is_held_out() -> None:
             assert held == size // 10
 
 
+def test_packages_that_join_later_move_nothing() -> None:
+    """Names that sort before those of the first package, and a group that was there before, which goes with it."""
+    first = [Recording(f"m{n}.flac", "k", f"m{n}", "", 1.0, package="m") for n in range(33)]
+    before = {one.path: one.split for one in assign_splits(first)}
+    joined = [Recording(f"a{n}.flac", "k", f"a{n}", "", 1.0, package="a") for n in range(20)]
+    joined += [Recording(f"0{n}.flac", "k", f"m{n}", "", 1.0, package="a") for n in range(33)]
+    after = {one.path: one.split for one in assign_splits([*joined, *first], later=["a"])}
+    assert {path: after[path] for path in before} == before
+    assert all(after[f"0{n}.flac"] == before[f"m{n}.flac"] for n in range(33))
+    assert sum(after[f"a{n}.flac"] == "validation" for n in range(20)) == 2
+
+
 @pytest.mark.parametrize("count", [3, 4, 5, 9, 11])
 def test_few_groups_reach_every_split(count: int) -> None:
     assigned = assign_splits([Recording(f"{n}.flac", "k", f"g{n}", "", 1.0) for n in range(count)])
@@ -324,9 +337,10 @@ def test_without_apt_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_every_origin_is_pinned() -> None:
-    assert len({origin.package.name for origin in ORIGINS}) == len(ORIGINS)
-    assert all(len(origin.package.sha256) == 64 and origin.rules for origin in ORIGINS)
-    kinds = {kind for origin in ORIGINS for _, kind in origin.rules if kind}
+    origins = (*ORIGINS, *LATER)
+    assert len({origin.package.name for origin in origins}) == len(origins)
+    assert all(len(origin.package.sha256) == 64 and origin.rules for origin in origins)
+    kinds = {kind for origin in origins for _, kind in origin.rules if kind}
     assert kinds == set(real_sounds.REAL)
 
 
@@ -356,8 +370,13 @@ def test_every_origin_is_pinned() -> None:
         ),
         ("sonic-pi-samples", "usr/share/sonic-pi/samples/guit_e_slide.flac", "guitar"),
         ("sonic-pi-samples", "usr/share/sonic-pi/samples/vinyl_hiss.flac", ""),
+        ("scorched3d-data", "usr/share/games/scorched3d/data/globalmods/none/data/wav/misc/birds1.wav", "animal"),
+        ("scorched3d-data", "usr/share/games/scorched3d/data/globalmods/none/data/wav/misc/beep.wav", ""),
+        ("megaglest-data", "usr/share/games/megaglest/tilesets/autumn/sounds/rain.ogg", "everyday"),
+        ("megaglest-data", "usr/share/games/megaglest/techs/megapack/commondata/sounds/cow_ack1.wav", "animal"),
+        ("lugaru-data", "usr/share/games/lugaru/Sounds/FireEnd.ogg", ""),
     ],
 )
 def test_files_of_the_packages_are_filed_by_what_is_heard(package: str, path: str, kind: str) -> None:
-    [origin] = [origin for origin in ORIGINS if origin.package.name == package]
+    [origin] = [origin for origin in (*ORIGINS, *LATER) if origin.package.name == package]
     assert origin.rule(path)[1] == kind

@@ -16,7 +16,8 @@ class Origin:
 
     rules: (pattern of a path inside the package or one of its containers, kind of sound); the first that fits a path decides,
     an empty kind leaves the file out, and so does no fit. group: which part of the path recordings share that must not
-    be split: "folder" for a speaker or a kit, "name" for one animal, instrument or track, whatever the number behind it.
+    be split: "folder" for a speaker or a kit, "name" for one animal, instrument or track, whatever the number behind it, "unit"
+    for one creature of a game, whatever it does.
     """
 
     package: Package
@@ -28,7 +29,8 @@ class Origin:
         return next((rule for rule in self.rules if fnmatch(f"/{path}", rule[0])), ("", ""))
 
 
-def _debian(name: str, version: str, sha256: str, licence: str, wanted: str) -> Package:
+def debian(name: str, version: str, sha256: str, licence: str, wanted: str) -> Package:
+    """A Debian package of sounds, of which another version will do where the pinned one is gone."""
     return Package(
         registry="apt",
         name=name,
@@ -41,7 +43,7 @@ def _debian(name: str, version: str, sha256: str, licence: str, wanted: str) -> 
     )
 
 
-SOUNDFONT = _debian(
+SOUNDFONT = debian(
     "timgm6mb-soundfont",
     "1.3-5",
     "034abdfb296d9353433513dad5dbdcab46425ee6008fc02fe7039b46e75edc54",
@@ -52,7 +54,7 @@ SOUNDFONT = _debian(
 
 ORIGINS = (
     Origin(
-        _debian(
+        debian(
             "fillets-ng-data-cs",
             "1.0.1-1.1",
             "3ecef99b9456f1c80c9625c6f2418642b52d58e7167a46bad7a412db17991b14",
@@ -63,7 +65,7 @@ ORIGINS = (
         group="folder",
     ),
     Origin(
-        _debian(
+        debian(
             "asc-music",
             "1.3-6",
             "369f2d396adb8db9003ef73b797d529e284a7764a5ff4b59a50a4c8b9294da5f",
@@ -73,7 +75,7 @@ ORIGINS = (
         (("*", "music"),),
     ),
     Origin(
-        _debian(
+        debian(
             "trackballs-data",
             "1.3.4-1",
             "ebc05f997c12896d8a0016990efbf01445b65b66f1eb45759a6277426cc13dac",
@@ -83,7 +85,7 @@ ORIGINS = (
         (("*", "music"),),
     ),
     Origin(
-        _debian(
+        debian(
             "extremetuxracer-data",
             "0.8.2-1",
             "8ce6c82e6fb89549d284f43f6c4b0a9d82e6c0e5da753bee0ef419276a21470c",
@@ -93,7 +95,7 @@ ORIGINS = (
         (("*/music/*.ogg", "music"), ("*/sounds/*_slide.wav", "everyday"), ("*/sounds/tree_hit.wav", "everyday")),
     ),
     Origin(
-        _debian(
+        debian(
             "frozen-bubble-data",
             "2.212-11",
             "39cdfd07d9532d1558762cf265a844d09015c4540568573c50f444cc084166e0",
@@ -108,7 +110,7 @@ ORIGINS = (
         ),
     ),
     Origin(
-        _debian(
+        debian(
             "hydrogen-drumkits",
             "2017.09.19~dfsg-1",
             "6ea3c6df9a67762e2362f946c695e619859126b19fbccf32a2e8f07dfd03b2f4",
@@ -119,7 +121,7 @@ ORIGINS = (
         group="folder",
     ),
     Origin(
-        _debian(
+        debian(
             "hydrogen-drumkits-effects",
             "2017.09.19~dfsg-1",
             "4ca3ff30e89d044952ad8a4ed28c60e8e5e1f8fec0ddcf0e1e7e2c84ce2975c8",
@@ -129,7 +131,7 @@ ORIGINS = (
         (("*", "guitar"),),
     ),
     Origin(
-        _debian(
+        debian(
             "tuxpaint-stamps-default",
             "2022.06.04-1",
             "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
@@ -145,7 +147,7 @@ ORIGINS = (
         ),
     ),
     Origin(
-        _debian(
+        debian(
             "gcompris-qt-data",
             "3.1-2",
             "e9cf06ab2105529068df73085784e835d2ff03f870d2a8091f09125d40abac9f",
@@ -180,7 +182,7 @@ ORIGINS = (
         ),
     ),
     Origin(
-        _debian(
+        debian(
             "sonic-pi-samples",
             "3.2.2~repack-8",
             "25f2312d2fae005e6ad0f4726b8ed3084e776006a5a132083506e960224ac79d",
@@ -203,7 +205,7 @@ ORIGINS = (
         ),
     ),
     Origin(
-        _debian(
+        debian(
             "lmms-common",
             "1.2.2+dfsg1-6",
             "7d9aa55dd05f11edc57104203ee1c350e3e41f8936ab3741da2bb1158fd46c37",
@@ -228,7 +230,7 @@ ORIGINS = (
         ),
     ),
     Origin(
-        _debian(
+        debian(
             "minetest-data",
             "5.6.1+dfsg+~1.9.0mt8+dfsg-2",
             "91371dd2bd51cfcd4fa60c138667989a47047dfe1a47f7523b9ad1782d397585",
@@ -238,7 +240,7 @@ ORIGINS = (
         (("*/player_damage*", ""), ("*", "everyday")),
     ),
     Origin(
-        _debian(
+        debian(
             "minetest-mod-homedecor",
             "20210327.1-2",
             "555d078c37e2a26a66aea20affa8031ea7ff05e9def7c2f9eb60cd422feb9f6c",
@@ -248,7 +250,7 @@ ORIGINS = (
         (("*", "everyday"),),
     ),
     Origin(
-        _debian(
+        debian(
             "lincity-ng-data",
             "2.9~git20150314-5",
             "8f5e85bd42879abdc7099b035d7a3d7468eceb6b93b52a12270c28f3f3c792f9",
@@ -274,7 +276,7 @@ ORIGINS = (
         ),
     ),
     Origin(
-        _debian(
+        debian(
             "wesnoth-1.16-data",
             "1:1.16.9-1",
             "1012b964bd412a6770685e3324ae3b61e176caff7846192d1ee63d55cd621e26",

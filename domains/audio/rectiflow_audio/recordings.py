@@ -32,21 +32,31 @@ class Recording:
     licence: str = ""
 
 
-def assign_splits(recordings: Sequence[Recording]) -> list[Recording]:
+def assign_splits(recordings: Sequence[Recording], later: Sequence[str] = ()) -> list[Recording]:
     """The same recordings with a split each: of every kind a tenth of the groups validation and test, the rest to train on.
 
     Groups of a kind are laid in a row, package after package and within a package in an order that depends on names alone; of
     every ten in a row the first is for validation and the second for test, so that what is held out comes from all packages as
     what is trained on does. Where a kind has fewer than five groups, every recording is a group.
+
+    later: packages that joined a set that was divided before, in the order in which they came; their groups are laid at the end
+    of the row, so that what was held out stays so, and a recording whose group was there before goes with it.
     """
+    ranks = {package: rank for rank, package in enumerate(later, start=1)}
     assigned: list[Recording] = []
     for kind in sorted({recording.kind for recording in recordings}):
-        members = sorted((recording for recording in recordings if recording.kind == kind), key=lambda one: one.path)
+        members = sorted(
+            (recording for recording in recordings if recording.kind == kind),
+            key=lambda one: (ranks.get(one.package, 0), one.path),
+        )
         by_file = len({recording.group for recording in members}) < 5
         groups: dict[str, list[Recording]] = {}
         for recording in members:
             groups.setdefault(recording.path if by_file else recording.group, []).append(recording)
-        row = sorted(groups, key=lambda name: (groups[name][0].package, _shuffled(f"{kind}/{name}")))
+        packages = {name: together[0].package for name, together in groups.items()}
+        row = sorted(
+            groups, key=lambda name: (ranks.get(packages[name], 0), packages[name], _shuffled(f"{kind}/{name}"))
+        )
         for place, name in enumerate(row):
             split = ("validation", "test", *["train"] * (_ONE_IN - 2))[place % _ONE_IN]
             assigned += [replace(recording, split=split) for recording in groups[name]]
