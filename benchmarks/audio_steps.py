@@ -2,10 +2,10 @@
 
     python benchmarks/audio_steps.py run=runs/audio/base encoder=runs/audio/encoder [steps=1,2,4,8] [count=256] [attempts=4]
 
-On held-out mixtures: improvement of SI-SDR, distance of log spectra, Frechet distance to the true targets on the encoder's
-features, and likeness to the query, of one attempt; the same of the best of several by the encoder (`encoder.best_of`) and, as
-its ceiling, of the best by SI-SDR itself. The encoder comes from `rectiflow train audio stage=encoder`, with the run's text
-encoder. Results go to benchmarks/audio/steps.json.
+On held-out mixtures: improvement of SI-SDR, power and squared error beside the true power, distance of log spectra, Frechet
+distance to the true targets on the encoder's features, and likeness to the query, of one attempt; the same of the best of several
+by the encoder (`encoder.best_of`) and, as its ceiling, of the best by SI-SDR itself. The encoder comes from
+`rectiflow train audio stage=encoder`, with the run's text encoder. Results go to benchmarks/audio/steps.json.
 """
 
 from __future__ import annotations
@@ -78,8 +78,11 @@ def stems(trained: Trained, domain: Audio, count: int, steps: int, seed: int) ->
 def figures(encoder: SoundTextEncoder, target: Tensor, truth: Tensor, queries: Tensor) -> dict[str, float]:
     """Figures of estimated targets (n, T) against the first of true stems (n, K, T)."""
     gains = si_sdr_improvement(target, truth[:, 0], truth.sum(1))
+    whole = truth[:, 0].square().sum()
     return {
         "si_sdri": float(gains.nanmean()),
+        "power": float(target.square().sum() / whole),
+        "error": float((target - truth[:, 0]).square().sum() / whole),
         "lsd": float(log_spectral_distance(target, truth[:, 0]).nanmean()),
         "fad_soundtext": frechet_audio_distance(encoder, target, truth[:, 0]),
         "score_soundtext": float(likeness(encoder, target, queries).mean()),
