@@ -29,7 +29,7 @@ from rectiflow.conditions import Null, drop
 from rectiflow.couplings import Coupling, Independent
 from rectiflow.errors import ConfigError, ConversionError
 from rectiflow.interpolants import Interpolant, Linear
-from rectiflow.predictions import MARGIN, Prediction, check_prediction, velocity_weight
+from rectiflow.predictions import MARGIN, Prediction, check_prediction, span, velocity_weight
 from rectiflow.sources import Gaussian, Source
 from rectiflow.spaces.euclidean import Euclidean
 from rectiflow.spaces.space import Space
@@ -109,19 +109,22 @@ class Flow:
             self.require_score()
 
     def velocity(self, x: Any, t: Tensor, **cond: Tensor) -> Any:
-        """Velocity E[x_t' | x_t = x] of x's shape at times t (B,)."""
+        """Velocity E[x_t' | x_t = x] of x's shape at times t (B,), kept inside `predictions.span` here and below."""
+        t = self._told(t, "velocity")
         return self.interpret(self.evaluate(x, t, cond), "velocity", x, t)
 
     def data(self, x: Any, t: Tensor, **cond: Tensor) -> Any:
         """Data estimate E[x1 | x_t = x] of x's shape."""
+        t = self._told(t, "data")
         return self.interpret(self.evaluate(x, t, cond), "data", x, t)
 
     def noise(self, x: Any, t: Tensor, **cond: Tensor) -> Any:
         """Source estimate E[x0 | x_t = x] of x's shape."""
+        t = self._told(t, "noise")
         return self.interpret(self.evaluate(x, t, cond), "noise", x, t)
 
     def score(self, x: Any, t: Tensor, **cond: Tensor) -> Any:
-        """Score grad log p_t(x) = E[grad log p_0(x0) | x] / s(t) of x's shape; t is clamped below 1, where s vanishes.
+        """Score grad log p_t(x) = E[grad log p_0(x0) | x] / s(t) of x's shape.
 
         For x0 ~ N(0, I) that is -E[x0 | x] / s (Tweedie); with latent noise it is -E[z | x] / g.
 
@@ -131,6 +134,7 @@ class Flow:
         if self.score_model is not None:
             return self.score_model(x, t, **cond)
         self.require_score()
+        t = self._told(t, "score")
         return self.interpret(self.evaluate(x, t, cond), "score", x, t, cond)
 
     def average_velocity(self, x: Any, t: Tensor, until: Tensor, **cond: Tensor) -> Any:
@@ -379,6 +383,11 @@ class Flow:
                 f"the score is not defined for a flow with {reason} source; it needs a Gaussian x0 independent of x1: "
                 "use velocity, data or noise, a flow trained with the independent coupling, or a score_model"
             )
+
+    def _told(self, t: Tensor, target: Prediction) -> Tensor:
+        """The times at which the model is asked for a quantity at t: itself, but where its prediction does not tell it."""
+        low, high = span(self.predicts, target)
+        return t.clamp(low, high) if low > 0 or high < 1 else t
 
     def _convert_by_source(
         self,

@@ -20,6 +20,16 @@ PREDICTIONS: tuple[str, ...] = get_args(Prediction)
 MARGIN = 1e-3
 
 
+def span(kind: Prediction, target: Prediction, margin: float = MARGIN) -> tuple[float, float]:
+    """First and last time at which a prediction of one kind tells the target; the conversion is 0/0 at an end left out.
+
+    Data tell nothing else at t = 1, noise and score neither velocity nor data at t = 0, and nothing but itself the score at 1.
+    """
+    low = margin if kind in ("noise", "score") and target in ("velocity", "data") else 0.0
+    high = 1 - margin if kind != target and (kind == "data" or target == "score") else 1.0
+    return low, high
+
+
 def check_prediction(kind: str) -> None:
     """Refuse a name that is not a prediction type.
 
@@ -45,7 +55,7 @@ def to_velocity(
     """
     if kind == "velocity":
         return prediction
-    c = interpolant.coefficients(_clamp(t, kind, margin)).expand_to(x)
+    c = interpolant.coefficients(t.clamp(*span(kind, "velocity", margin))).expand_to(x)
     if kind == "data":
         return (c.ds * x + c.determinant * prediction) / c.s
     noise = prediction if kind == "noise" else -c.s * prediction
@@ -77,11 +87,6 @@ def velocity_weight(kind: Prediction, t: Tensor, interpolant: Interpolant, margi
     """
     if kind == "velocity":
         return torch.ones_like(t)
-    c = interpolant.coefficients(_clamp(t, kind, margin))
+    c = interpolant.coefficients(t.clamp(*span(kind, "velocity", margin)))
     factor = 1 / c.s if kind == "data" else (1 / c.a if kind == "noise" else c.s / c.a)
     return (c.determinant * factor).square()
-
-
-def _clamp(t: Tensor, kind: Prediction, margin: float) -> Tensor:
-    """Times kept away from the end where the velocity of a prediction is singular: t = 1 for data, t = 0 for noise and score."""
-    return t.clamp(max=1 - margin) if kind == "data" else t.clamp(min=margin)

@@ -92,8 +92,8 @@ MUTANTS = (
     Mutant(PREDICTIONS, "(c.determinant * factor).square()", "c.determinant * factor", "predictions"),
     Mutant(
         PREDICTIONS,
-        't.clamp(max=1 - margin) if kind == "data" else t.clamp(min=margin)',
-        't.clamp(min=margin) if kind == "data" else t.clamp(max=1 - margin)',
+        'low = margin if kind in ("noise", "score") and target',
+        'low = margin if kind == "data" and target',
         "predictions",
     ),
     Mutant(TIMES, "torch.sigmoid(self.mean + self.std *", "torch.sigmoid(-self.mean + self.std *", "times"),

@@ -18,6 +18,7 @@ from rectiflow.benchmarking.subject import FINE, Subject, Yardstick
 from rectiflow.drawing import Drawn, carry
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
+from rectiflow.predictions import Prediction
 from rectiflow.sampling import integrate
 from rectiflow.solvers.catalogue import ADAPTIVE, STOCHASTIC
 from rectiflow.verbs.boss import BOSS, check_method
@@ -39,11 +40,14 @@ def check_solvers(names: list[str]) -> None:
 
 
 @cache
-def steps_for(method: str, nfe: int) -> int | None:
-    """Steps of a solver that cost so many evaluations, found by counting; None where no number of steps does."""
+def steps_for(method: str, nfe: int, predicts: Prediction) -> int | None:
+    """Steps of a solver that cost so many evaluations, found by counting; None where no number of steps does.
+
+    What the flow predicts matters: rk4 saves an evaluation where it ends on predicted data.
+    """
     if method == BOSS:
         return nfe if 1 < nfe <= FINE else None  # the grid of one step has no time to choose
-    still = Flow(lambda x, t: torch.zeros_like(x), predicts="data")
+    still = Flow(lambda x, t: torch.zeros_like(x), predicts=predicts)
     counts = [integrate(still, torch.ones(1, 1), steps=steps, method=method).nfe for steps in (2, 3)]
     each = counts[1] - counts[0]
     steps = 2 + round((nfe - counts[0]) / each)
@@ -118,7 +122,7 @@ def measure_cell(
     elif solver == BOSS:
         how |= {"method": "euler", "steps": 0, "times": subject.step_costs.optimal_times(nfe or 1)}
     else:
-        how |= {"method": solver, "steps": steps_for(solver, nfe or 1)}
+        how |= {"method": solver, "steps": steps_for(solver, nfe or 1, subject.flow.predicts)}
     meter = Meter(clock_of(subject.trained.device)[1])
     flow = meter.around(subject.flow)
     domain = subject.trained.domain

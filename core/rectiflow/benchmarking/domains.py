@@ -195,7 +195,7 @@ def _settings(subject: Subject, config: DictConfig) -> Iterator[tuple[str, int |
             yield solver, None
             continue
         for nfe in QUICK_NFE if config.quick else config.nfe:
-            if steps_for(solver, int(nfe)) is not None:
+            if steps_for(solver, int(nfe), subject.flow.predicts) is not None:
                 yield solver, int(nfe)
 
 

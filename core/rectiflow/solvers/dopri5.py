@@ -5,6 +5,9 @@ last stage of a step is the first of the next, so that an accepted or rejected s
 
 On a curved space a step is one in the normal coordinates at its start, to which every stage is pulled back (Munthe-Kaas), and so
 is its error, an angle in radians on spheres and rotations, against atol + rtol.
+
+Where a prediction does not tell the velocity at the end of the solve, the pair stops `MARGIN` before it; what is left is one step
+of Euler's method with the velocity found there.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import math
 from typing import Any
 
 from rectiflow.errors import ConfigError, ConvergenceError, NonFiniteError
+from rectiflow.predictions import MARGIN
 from rectiflow.solvers.field import Observer, VelocityField
 from rectiflow.solvers.norms import scaled_rms, tolerated
 from rectiflow.spaces.space import Space
@@ -72,7 +76,7 @@ def dopri5(
     """
     if not (rtol >= 0 and atol > 0):
         raise ConfigError(f"dopri5 got rtol {rtol:g} and atol {atol:g}; allowed: rtol of at least 0, atol above 0")
-    t, end, shown = times[0], times[-1], 1
+    t, end, shown = times[0], _stop(field, times[0], times[-1]), 1
     sign = math.copysign(1.0, end - t)
     v = space.tangent(x, field(x, t))
     if observe is not None:
@@ -105,7 +109,7 @@ def dopri5(
             observe(shown, inner, state, rate)
             shown += 1
         if final:
-            return y
+            return _leave(y, v_next, end, times, shown, space, observe)
         x, v, t = y, v_next, t_next
         h *= min(grow, max(SHRINK, factor * last_error**MEMORY))
         last_error, grow = max(error, 1e-4), GROW
@@ -121,6 +125,23 @@ def _attempt(field: VelocityField, x: Any, v: Any, t: float, t_next: float, spac
         found = field(y, t_next if node == 1.0 else t + node * h)
         slopes.append(found if linear else space.pull(x, space.combine(slopes, weights), h, found))
     return y, slopes, space.tangent(y, found)
+
+
+def _stop(field: VelocityField, start: float, end: float) -> float:
+    """The end, or the time before it up to which there is a velocity."""
+    before = end + math.copysign(MARGIN, start - end)
+    return before if field.untold(end) and (before - start) * (end - start) > 0 else end
+
+
+def _leave(x: Any, v: Any, t: float, times: list[float], shown: int, space: Space, observe: Observer | None) -> Any:
+    """The state at the last time from that at t, by one Euler step where the two differ; times on its way are shown."""
+    if t == times[-1]:
+        return x
+    while observe is not None and shown < len(times) - 1:
+        state = space.step(x, v, times[shown] - t)
+        observe(shown, times[shown], state, space.transport(x, state, v))
+        shown += 1
+    return space.step(x, v, times[-1] - t)
 
 
 def _first_step(

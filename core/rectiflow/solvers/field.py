@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from rectiflow.conditions import concatenate, null_like
 from rectiflow.control.guidance import NO_GUIDANCE, Guidance, scale_condition
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow, Model
-from rectiflow.predictions import Prediction
+from rectiflow.predictions import MARGIN, Prediction, span
 from rectiflow.spaces.euclidean import Euclidean
 from rectiflow.stochastic_interpolant import StochasticInterpolant
 
@@ -35,6 +35,9 @@ class VelocityField:
     Everything that does not change from step to step is made here, once: the time tensors of the grid, the doubled
     conditions of guidance. Times off the announced grid work too, at the price of one small allocation.
 
+    At a time where the prediction does not tell what is asked (`predictions.span`), the network is asked for it a little inside
+    instead, with the state as it is. Solvers that can do without such a time look it up with `untold`.
+
     Args:
         flow: what to evaluate.
         like: a state of the run's shape, device and dtype.
@@ -42,6 +45,8 @@ class VelocityField:
         guidance: classifier-free guidance.
         times: times that the solver is going to ask for.
         checkpoint: forget the network's activations and recompute them for the gradient, one evaluation at a time.
+        inside: the two times to ask at instead of those next to 0 and next to 1; an error of the network counts there by about
+            the step over the distance.
 
     Raises:
         ConfigError: guidance without conditions or without a null value, or of a model that has it already; or conditions of
@@ -56,8 +61,11 @@ class VelocityField:
         guidance: Guidance | None = None,
         times: Sequence[float] = (),
         checkpoint: bool = False,
+        inside: tuple[float, float] = (MARGIN, 1 - MARGIN),
     ) -> None:
         self.flow = flow
+        self._spans = {kind: span(flow.predicts, kind) for kind in get_args(Prediction)}
+        self._inside = inside
         guidance = NO_GUIDANCE if guidance is None else guidance
         self.evaluations = 0
         self._cond: dict[str, Any] = dict(cond or {})
@@ -70,7 +78,7 @@ class VelocityField:
         for name, value in self._cond.items():
             if value.shape[0] != self._size:
                 raise ConfigError(f"condition {name!r} has {value.shape[0]} rows; the state has {self._size}")
-        self._rows = self._time_rows(times)
+        self._rows = self._time_rows([*times, *inside] if times and flow.predicts != "velocity" else times)
         self._checkpoint = checkpoint
         self._unseen = True
         self._scalar = (
@@ -116,6 +124,11 @@ class VelocityField:
             self._check_shape(velocity, x)
         return velocity
 
+    def untold(self, time: float, kind: Prediction = "velocity") -> bool:
+        """Whether the prediction does not tell that quantity at time t, because the conversion is 0/0 there."""
+        low, high = self._spans[kind]
+        return not (low <= time <= high or (kind == "score" and self.flow.score_model is not None))
+
     def average(self, x: Any, time: float, until: float) -> Any:
         """Average velocity over [time, until] at state x; a model without a second time knows no better than the one at t."""
         if not self.flow.average:
@@ -146,6 +159,7 @@ class VelocityField:
         """Both at state x and time t, from one evaluation, or from one of each network where the score has its own."""
         if self.flow.score_model is not None:
             return self(x, time), self.score(x, time)
+        time = self._ask(self._ask(time, "velocity"), "score")
         prediction = self.predict(x, time, self.flow.predicts)
         return (
             self.convert(prediction, self.flow.predicts, "velocity", x, time),
@@ -154,6 +168,7 @@ class VelocityField:
 
     def predict(self, x: Any, time: float, kind: Prediction) -> Any:
         """Velocity, data, noise or score at state x and time t, guided like the velocity: all are affine in one another."""
+        time = self._ask(time, kind)
         t = self._row(time)
         if self._bare and not (kind == "score" and self.flow.score_model is not None):
             self.evaluations += 1
@@ -187,6 +202,12 @@ class VelocityField:
         if table is None:
             table = self._weights[kind, target] = self._conversion_weights(kind, target)
         return table.get(time)
+
+    def _ask(self, time: float, kind: Prediction) -> float:
+        """The time at which the network is asked for a quantity at time t."""
+        if not self.untold(time, kind):
+            return time
+        return self._inside[0] if time < 0.5 else self._inside[1]
 
     def _row(self, time: float) -> Tensor:
         t = self._rows.get(time)

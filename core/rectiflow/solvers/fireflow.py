@@ -16,8 +16,13 @@ def fireflow(field: VelocityField, x: Any, times: list[float], space: Space, obs
         h = t_next - t
         if observe is not None:
             observe(i, t, x, v)
-        x_mid = space.step(x, v, h / 2)
-        v_mid = field(x_mid, t + h / 2)
-        x = space.step(x, space.pull(x, v, h / 2, v_mid), h)
-        v = space.transport(x_mid, x, v_mid)
+        x, v = fireflow_step(field, x, v, t, h, space)
     return x
+
+
+def fireflow_step(field: VelocityField, x: Any, v: Any, t: float, h: float, space: Space) -> tuple[Any, Any]:
+    """The state at t + h by one evaluation, at t + h / 2 where v leads, and the velocity there, carried to that state."""
+    x_mid = space.step(x, v, h / 2)
+    v_mid = field(x_mid, t + h / 2)
+    x = space.step(x, space.pull(x, v, h / 2, v_mid), h)
+    return x, space.transport(x_mid, x, v_mid)

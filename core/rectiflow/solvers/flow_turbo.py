@@ -12,6 +12,7 @@ from typing import Any
 
 from rectiflow.errors import ConfigError
 from rectiflow.solvers.field import Observer, VelocityField
+from rectiflow.solvers.fireflow import fireflow_step
 from rectiflow.spaces.space import Space
 
 
@@ -65,6 +66,8 @@ def flow_turbo(
 ) -> Any:
     """Heun steps, then pseudo-corrector steps, then refined ones; on a flow without a refiner the last are Heun's too.
 
+    A step at whose end there is no velocity is one of FireFlow.
+
     Raises:
         ConfigError: blocks of another number of steps than the grid's.
     """
@@ -84,7 +87,10 @@ def flow_turbo(
             start = field.refined(x, t, velocity)
         if observe is not None:
             observe(i, t, x, start)
-        x, velocity = _trapezoid(field.refined if refining else field, x, start, t, t_next, space, refining)
+        if field.untold(t_next) and not (refining and field.flow.refines):
+            x, velocity = fireflow_step(field, x, start, t, t_next - t, space)
+        else:
+            x, velocity = _trapezoid(field.refined if refining else field, x, start, t, t_next, space, refining)
     return x
 
 

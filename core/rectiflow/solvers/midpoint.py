@@ -20,6 +20,11 @@ def midpoint(field: VelocityField, x: Any, times: list[float], space: Space, obs
         v = field(x, t)
         if observe is not None:
             observe(i, t, x, v)
-        v_mid = space.pull(x, v, h / 2, field(space.step(x, v, h / 2), t + h / 2))
-        x = space.step(x, v_mid, h)
+        x = midpoint_step(field, x, v, t, h, space)
     return x
+
+
+def midpoint_step(field: VelocityField, x: Any, v: Any, t: float, h: float, space: Space) -> Any:
+    """The state at t + h by one evaluation beside the velocity v at (x, t), and none at t + h."""
+    v_mid = space.pull(x, v, h / 2, field(space.step(x, v, h / 2), t + h / 2))
+    return space.step(x, v_mid, h)

@@ -33,7 +33,7 @@ def drift(field: VelocityField, x: Any, t: float, h: float, amount: float, space
         return v, v
     amount = amount if h > 0 else -amount
     plain = field.flow.predicts == "velocity" and field.flow.score_model is None
-    weights = field.weights("velocity", "score", t) if plain else None
+    weights = field.weights("velocity", "score", t) if plain and not field.untold(t, "score") else None
     if weights is None:
         v, score = field.velocity_and_score(x, t)
         return v, space.combine((v, score), (1.0, amount))

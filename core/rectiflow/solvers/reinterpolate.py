@@ -28,9 +28,8 @@ def reinterpolate(
     x0 = x
     path = rungs(field.flow.interpolant, times)
     for i, t in enumerate(times[:-1]):
-        prediction = field.predict(x, t, field.flow.predicts)
+        data = field.predict(x, t, "data")
         if observe is not None:
-            observe(i, t, x, field.convert(prediction, field.flow.predicts, "velocity", x, t))
-        data = field.convert(prediction, field.flow.predicts, "data", x, t)
+            observe(i, t, x, field.convert(data, "data", "velocity", x, t))
         x = space.combine((data, x0), (path.lead[i + 1], path.fade[i + 1]))
     return x

@@ -30,6 +30,9 @@ def reversible_heun(
 ) -> Carried:
     """y' = 2 x - y + h v(y, t), x <- x + h (v(y, t) + v(y', t + h)) / 2, y <- y'.
 
+    It has to look at both ends of every step to be undone: where there is no velocity at an end, it takes the one half a step
+    inside, the same on both ways.
+
     Args:
         field: the velocity field.
         x: state at the first time.

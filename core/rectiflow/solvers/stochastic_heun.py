@@ -12,6 +12,7 @@ import torch
 
 from rectiflow.solvers.diffusion import Amount, amounts
 from rectiflow.solvers.field import Observer, VelocityField
+from rectiflow.solvers.midpoint import midpoint_step
 from rectiflow.solvers.noise import check_last_step, drift, normal_like
 from rectiflow.spaces.space import Space
 
@@ -29,7 +30,8 @@ def stochastic_heun(
 ) -> Any:
     """x <- x + h (f(x, t) + f(x + h f(x, t) + n, t + h)) / 2 + n, f = v + eps score, n of variance 2 eps(t + h/2) h.
 
-    Two evaluations a step. Arguments as in `euler_maruyama`; the last step "ode" is one of Heun's method.
+    Two evaluations a step. Arguments as in `euler_maruyama`; the last step "ode" is one of Heun's method. A step at whose end
+    there is no velocity, or no score where it needs one, is of the midpoint rule without noise and of Euler's method with it.
     """
     check_last_step(last_step, times)
     eps = amounts(diffusion, field.flow.interpolant, times)
@@ -48,6 +50,10 @@ def stochastic_heun(
         noise, spread = None, (2 * middle[i] * abs(h)) ** 0.5
         if spread > 0 and not (i == final and last_step in ("ode", "mean")):
             noise = normal_like(x, space, generator)
+        if field.untold(t_next) or (eps[i + 1] > 0 and not still and field.untold(t_next, "score")):
+            x = midpoint_step(field, x, v, t, h, space) if still else space.step(x, slope, h)
+            x = x if noise is None else space.step(x, noise, spread)
+            continue
         end = space.step(x, slope, h)
         end = end if noise is None else space.step(end, noise, spread)
         _, slope_end = drift(field, end, t_next, h, 0.0 if still else eps[i + 1], space)

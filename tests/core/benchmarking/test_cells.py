@@ -11,11 +11,13 @@ import torch
 from rectiflow.benchmarking.cells import Meter, check_solvers, steps_for
 from rectiflow.errors import ConfigError
 from rectiflow.flow import Flow
+from rectiflow.predictions import Prediction
 from rectiflow.sampling import integrate
 
 
+@pytest.mark.parametrize("predicts", ["velocity", "data"])
 @pytest.mark.parametrize("method", ["euler", "midpoint", "heun", "ab2", "ddim", "rk4", "fireflow", "reversible_heun"])
-def test_steps_are_those_that_cost_so_many_evaluations(method: str) -> None:
+def test_steps_are_those_that_cost_so_many_evaluations(method: str, predicts: Prediction) -> None:
     """Counted at the network of another flow than the one that was used to find them."""
     calls: list[float] = []
 
@@ -24,24 +26,27 @@ def test_steps_are_those_that_cost_so_many_evaluations(method: str) -> None:
         return torch.ones_like(x)
 
     for nfe in range(1, 14):
-        steps = steps_for(method, nfe)
+        steps = steps_for(method, nfe, predicts)
         if steps is None:
             continue
         calls.clear()
-        integrate(Flow(network, predicts="data"), torch.zeros(2, 1), steps=steps, method=method)
+        integrate(Flow(network, predicts=predicts), torch.zeros(2, 1), steps=steps, method=method)
         assert len(calls) == nfe
 
 
 def test_numbers_of_evaluations_that_a_solver_can_spend() -> None:
     possible = {
-        method: [nfe for nfe in range(1, 9) if steps_for(method, nfe)] for method in ("euler", "midpoint", "rk4")
+        method: [nfe for nfe in range(1, 9) if steps_for(method, nfe, "velocity")]
+        for method in ("euler", "midpoint", "rk4")
     }
     assert possible == {"euler": [1, 2, 3, 4, 5, 6, 7, 8], "midpoint": [2, 4, 6, 8], "rk4": [4, 8]}
-    assert steps_for("euler", 7) == 7
-    assert steps_for("midpoint", 8) == 4
-    assert steps_for("boss", 4) == 4
-    assert steps_for("boss", 1) is None  # one step has no time to choose
-    assert steps_for("boss", 65) is None
+    assert [nfe for nfe in range(1, 9) if steps_for("heun", nfe, "data")] == [2, 4, 6, 8]
+    assert [nfe for nfe in range(1, 9) if steps_for("rk4", nfe, "data")] == [3, 7]
+    assert steps_for("euler", 7, "data") == 7
+    assert steps_for("midpoint", 8, "data") == 4
+    assert steps_for("boss", 4, "data") == 4
+    assert steps_for("boss", 1, "data") is None  # one step has no time to choose
+    assert steps_for("boss", 65, "data") is None
 
 
 def test_meter_reads_the_networks_share_of_a_solve() -> None:
