@@ -17,7 +17,7 @@ from rectiflow_shapes.set_autoencoder import HEADS, SetAutoencoder
 from rectiflow_shapes.shape_data import ShapeData
 
 _BATCH = 32
-_QUERIES = 32768
+_QUERIES = 2048  # points a time: more leave the cache of a core, at twice the time
 _COARSE = 4  # nodes of the fine grid a step of the coarse one
 
 
