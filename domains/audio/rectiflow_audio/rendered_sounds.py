@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rectiflow.cache import cache_folder
 from rectiflow.errors import DataError
-from rectiflow.fetch import Package, fetch_package, place, say
+from rectiflow.fetch import Package, fetch_package, place, provenance, say
 from rectiflow.training.randomness import stream_seed
 from rectiflow_audio.arranging import band, drumming, effect, melody
 from rectiflow_audio.espeak import Speaking
@@ -100,17 +100,12 @@ def fetch_rendered_sounds(folder: Path | None = None) -> Path:
             say(f"going on without speech: {error}")
         recordings = assign_splits(recordings)
         write_manifest(recordings, target / MANIFEST)
-        authors = "; ".join(package.attribution for package in packages)
+        record = provenance(*packages)
         changes = "Rendered: pieces played at random on the notes of the one, sentences spoken by the other."
-        write_attribution(recordings, target / ATTRIBUTION, changes, f"{authors}.")
+        write_attribution(recordings, target / ATTRIBUTION, changes, f"{record['attribution']}.")
         for line in table(recordings):
             say(line)
-        return {
-            "package": ", ".join(f"{package.name} {package.version}" for package in packages),
-            "sha256": ", ".join(package.sha256 for package in packages),
-            "licence": "; ".join(package.licence for package in packages),
-            "attribution": authors,
-        }
+        return record
 
     return place(folder or cache_folder("audio") / "rendered-sounds", fill)
 

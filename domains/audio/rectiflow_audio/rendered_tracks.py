@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from rectiflow.cache import cache_folder
-from rectiflow.fetch import fetch_package, place, say
+from rectiflow.fetch import fetch_package, place, provenance, say
 from rectiflow.training.randomness import stream_seed
 from rectiflow_audio.arranging import PARTS, band_parts
 from rectiflow_audio.files import write
@@ -40,11 +40,6 @@ def fetch_rendered_tracks() -> Path:
                 for name, wave in zip(PARTS, 0.7 / peak * parts, strict=True):
                     write(track / f"{name}.wav", wave[None], RATE)
         say(f"{sum(TRACKS.values())} tracks of {SECONDS:.0f} s; stems {', '.join(PARTS)}")
-        return {
-            "package": f"{NOTES.name} {NOTES.version}",
-            "sha256": NOTES.sha256,
-            "licence": NOTES.licence,
-            "attribution": NOTES.attribution,
-        }
+        return provenance(NOTES)
 
     return place(cache_folder("audio") / "rendered-tracks", fill)

