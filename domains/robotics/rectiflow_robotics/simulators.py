@@ -21,6 +21,7 @@ from rectiflow_robotics.point_reach import PointReach
 
 Array = NDArray[Any]
 View = Callable[[Array], dict[str, Array]]
+Step = tuple[Array, float, bool, bool, dict[str, Any]]
 
 CRASHES = (RuntimeError, ValueError, ArithmeticError, AssertionError, OSError, gym.error.Error)
 LOCOMOTION = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")
@@ -159,7 +160,7 @@ class GoalObservable(gym.Wrapper[Array, Array, Array, Array]):
         observation, info = self.inner.reset()
         return observation, dict(info)
 
-    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Array) -> Step:
         """Take one action; an unstable simulation shows as an observation that is not finite."""
         observation, reward, terminated, truncated, info = self.inner.step(action)
         if self.inner._did_see_sim_exception:
@@ -177,10 +178,9 @@ class PushT(gym.Wrapper[Array, Array, Array, Array]):
             gym.make("gym_pusht/PushT-v0", obs_type="state", disable_env_checker=True, max_episode_steps=10**9)
         )
 
-    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Array) -> Step:
         """Take one action."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, float(reward), terminated, truncated, {"success": bool(info["is_success"])}
+        return _with_success(self.env.step(action), "is_success")
 
 
 class OGBenchTask(gym.Wrapper[Array, Array, Array, Array]):
@@ -194,10 +194,9 @@ class OGBenchTask(gym.Wrapper[Array, Array, Array, Array]):
         """Begin an episode; what the simulator says of its inner state is left out."""
         return self.env.reset(seed=seed)[0], {}
 
-    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Array) -> Step:
         """Take one action."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, float(reward), terminated, truncated, {"success": bool(info["success"])}
+        return _with_success(self.env.step(action), "success")
 
 
 class FlatGoal(gym.ObservationWrapper[Array, Array, dict[str, Array]]):
@@ -217,6 +216,12 @@ class FlatGoal(gym.ObservationWrapper[Array, Array, dict[str, Array]]):
         """Take one action; `success` under the name that all tasks use."""
         observation, reward, terminated, truncated, info = super().step(action)
         return observation, reward, terminated, truncated, {**info, "success": bool(info["is_success"])}
+
+
+def _with_success(step: tuple[Array, Any, bool, bool, dict[str, Any]], name: str) -> Step:
+    """What a simulator's step gave, of its `info` nothing but the success that stands there under a name."""
+    observation, reward, terminated, truncated, info = step
+    return observation, float(reward), terminated, truncated, {"success": bool(info[name])}
 
 
 def _metaworld_names() -> tuple[str, ...]:
