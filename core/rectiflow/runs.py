@@ -78,7 +78,7 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def teacher_of(folder: Path) -> Path | None:
-    """The run that this one was rectified from, None for a run from data or a teacher that is gone.
+    """The run that this one was made from (rectified, distilled, fine-tuned), None for a run from data or a teacher that is gone.
 
     The configuration stores the path relative to the run, so that a tree of runs can be moved.
     """
@@ -90,7 +90,7 @@ def teacher_of(folder: Path) -> Path | None:
 
 
 def lineage(folder: Path) -> list[Path]:
-    """The run and the runs it was rectified from, the oldest first."""
+    """The run and the runs it was made from, the oldest first."""
     runs = [folder]
     while (teacher := teacher_of(runs[0])) is not None and teacher not in runs:
         runs.insert(0, teacher)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from rectiflow.benchmarking.subject import demo_runs
 from rectiflow.config import compose_training, compose_verb
 from rectiflow.domain import load_spec
 from rectiflow.errors import ConfigError, NonFiniteError, StorageError
@@ -18,6 +20,7 @@ from rectiflow.runs import read_config
 from rectiflow.trained import open_run
 from rectiflow.training.checkpoint import load_latest, load_weights
 from rectiflow.verbs import train
+from rectiflow.verbs.evaluate import report
 from rectiflow_robotics.chunks import ChunkedEnvironments
 from rectiflow_robotics.curves import draw_comparison
 from rectiflow_robotics.finetune_settings import FinetuneSettings
@@ -75,8 +78,14 @@ def test_a_run_leaves_what_other_verbs_read(algorithm: str, k: int, cloned: Path
     assert (folder / "curves.png").stat().st_size > 10_000
     config = read_config(folder)
     assert (config.sampling.method, config.sampling.steps) == ("euler", k)
-    trained = open_run(load_spec("robotics"), folder)
+    spec = load_spec("robotics")
+    trained = open_run(spec, folder)
     assert domain_of(trained).policy(trained.flow, steps=k).chunk == (4, 2)
+    assert demo_runs(spec, OmegaConf.create({"runs": {"robotics": str(folder)}})) == {
+        "base": cloned,
+        "rectified": folder,
+    }
+    assert "rectified flow" not in report(spec, folder).read_text()
     if algorithm != "fql":
         assert all(line["ratio_error"] <= 1e-6 for line in lines[1:])
 

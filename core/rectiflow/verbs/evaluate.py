@@ -167,9 +167,9 @@ def _tolerance(sampler: str, text: str) -> float:
 
 
 def report(spec: DomainSpec, folder: Path) -> Path:
-    """Write the run's report, together with the runs it was rectified from."""
+    """Write the run's report, together with the runs it was made from."""
     runs = lineage(folder)
-    labels = ["base flow", *(_label(run, number) for number, run in enumerate(runs[1:], start=1))]
+    labels = ["base flow", *(_label(spec, run, number) for number, run in enumerate(runs[1:], start=1))]
     if len(runs) == 1:
         labels = [folder.name]
     return write_report(
@@ -181,9 +181,12 @@ def report(spec: DomainSpec, folder: Path) -> Path:
     )
 
 
-def _label(run: Path, number: int) -> str:
-    """What a run with a teacher is: a student by its method, or the teacher rectified."""
-    distill = read_config(run).get("distill")
+def _label(spec: DomainSpec, run: Path, number: int) -> str:
+    """What a run from another is: its name if a verb of the domain made it, a student by its method, or a rectified flow."""
+    config = read_config(run)
+    distill = config.get("distill")
+    if any(verb in config for verb in spec.verbs):
+        return run.name
     if distill:
         return f"student by {str(distill.method['_target_']).rpartition('.')[2]}"
     return "rectified flow" if number == 1 else f"{number}-rectified flow"

@@ -141,11 +141,12 @@ def run_config(trained: Trained, config: DictConfig, folder: Path) -> DictConfig
     written: Any = OmegaConf.to_container(trained.config)
     given: Any = OmegaConf.to_container(config)
     options = {key: value for key, value in given.items() if key not in ("name", "out")}
-    options["run"] = os.path.relpath(trained.folder, folder)
+    teacher = options["run"] = os.path.relpath(trained.folder, folder)
     method = "jump" if trained.flow.average else "euler"
     written |= {
         "name": config.name,
         "out": config.out,
+        "teacher": teacher,
         "sampling": {**written["sampling"], "method": method, "steps": config.k, "guidance": 1.0},
         "evaluation": {**written["evaluation"], "samplers": [f"{method}-{config.k}"], "guidance": 1.0},
         "finetune": options,
