@@ -50,5 +50,6 @@ def test_latent_sets_of_minutes_make_solids(tmp_path: Path, monkeypatch: pytest.
     settings = [f"run={run}", "samplers=[euler-25]", "count=64", "paths=2", "batch=64"]
     evaluate.run(SPEC, compose_verb(EvaluateSettings, {}, settings))
     figures = json.loads((run / "metrics.json").read_text())
-    assert 0 <= figures["valid.euler.nfe_25"] <= 1
-    assert figures["nna_cd.euler.nfe_25"] < 1
+    assert figures["valid.floor"] >= 0.95  # seen: 1, held-out solids encoded and decoded
+    assert figures["valid.euler.nfe_25"] >= 0.5  # seen: 0.77, noise 0
+    assert figures["nna_cd.euler.nfe_25"] < 0.97  # seen: 0.84

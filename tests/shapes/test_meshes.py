@@ -193,6 +193,34 @@ def test_too_many_faces_and_other_formats_are_said(tmp_path: Path) -> None:
     assert cube.volume == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("suffix", [".off", ".obj"])
+def test_faces_with_a_corner_that_turns_inwards_cover_no_more_than_themselves(suffix: str, tmp_path: Path) -> None:
+    outline = [(0, 0), (2, 0), (2, 2), (1, 0.5), (0, 2)]
+    vertices = [(x, y, z) for z in (0, 1) for x, y in outline]
+    faces = [[4, 3, 2, 1, 0], [5, 6, 7, 8, 9], *([i, (i + 1) % 5, 5 + (i + 1) % 5, 5 + i] for i in range(5))]
+    if suffix == ".off":
+        lines = ["OFF", f"{len(vertices)} {len(faces)} 0", *(" ".join(map(str, vertex)) for vertex in vertices)]
+        lines += [" ".join(map(str, [len(face), *face])) for face in faces]
+    else:
+        lines = [
+            "# an arrow",
+            "mtllib nowhere.mtl",
+            "g all",
+            *(f"v {x} {y} {z}" for x, y, z in vertices),
+            "usemtl none",
+        ]
+        lines += ["f " + " ".join(f"{place + 1}/1/1" for place in face) for face in faces[:-1]]
+        lines += [
+            "f " + " ".join(str(place - len(vertices)) for place in faces[-1][:2]) + " \\",
+            " ".join(str(place - len(vertices)) for place in faces[-1][2:]),
+        ]
+    (tmp_path / f"arrow{suffix}").write_text("\n".join(lines) + "\n")
+    arrow = read_mesh(tmp_path / f"arrow{suffix}")
+    assert arrow.is_volume
+    assert arrow.volume == pytest.approx(2.5)
+    assert arrow.area == pytest.approx(2 * 2.5 + 6 + 2 * 3.25**0.5)
+
+
 @pytest.mark.parametrize(
     ("mesh", "how", "volume"),
     [

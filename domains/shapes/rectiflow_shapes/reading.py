@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import struct
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import manifold3d
 import numpy as np
 import trimesh
+from numpy.typing import NDArray
 
 from rectiflow.errors import DataError
 
@@ -58,8 +59,8 @@ def read_mesh(path: Path, *, most_faces: int = MOST_FACES) -> trimesh.Trimesh:
         if size > MOST_BYTES:
             raise DataError(f"{path.name} has {size} bytes; at most {MOST_BYTES} are read: split or simplify it")
         _check_promises(path, suffix, size)
-        options: dict[str, Any] = {"skip_materials": True} if suffix == ".obj" else {}
-        mesh = _read_off(path) if suffix == ".off" else trimesh.load_scene(path, process=False, **options).to_mesh()
+        own = {".off": _read_off, ".obj": _read_obj}.get(suffix)
+        mesh = own(path) if own else trimesh.load_scene(path, process=False).to_mesh()
     except MemoryError as error:
         raise DataError(f"{path.name} asks for more memory than there is; it may lie about its size") from error
     except PARSER_ERRORS as error:
@@ -71,7 +72,7 @@ def read_mesh(path: Path, *, most_faces: int = MOST_FACES) -> trimesh.Trimesh:
 
 
 def _read_off(path: Path) -> trimesh.Trimesh:
-    """A mesh in the Object File Format; colours are passed over, faces of more corners become fans."""
+    """A mesh in the Object File Format; colours are passed over, faces of more corners cut into triangles."""
     lines = (line.split(b"#")[0].split() for line in path.read_bytes().splitlines())
     rows = [row for row in lines if row]
     head = rows[0][0].upper()
@@ -87,11 +88,57 @@ def _read_off(path: Path) -> trimesh.Trimesh:
     if len(rest) < vertex_count + face_count:
         raise ValueError(f"{vertex_count} vertices and {face_count} faces in {len(rest)} lines")
     vertices = [[float(word) for word in row[:3]] for row in rest[:vertex_count]]
-    triangles: list[list[int]] = []
-    for row in rest[vertex_count : vertex_count + face_count]:
-        corners = [int(word) for word in row[1 : 1 + int(row[0])]]
-        triangles.extend([corners[0], one, other] for one, other in pairwise(corners[1:]))
-    return trimesh.Trimesh(np.array(vertices).reshape(-1, 3), np.array(triangles, int).reshape(-1, 3), process=False)
+    faces = [[int(word) for word in row[1 : 1 + int(row[0])]] for row in rest[vertex_count : vertex_count + face_count]]
+    return _of_polygons(vertices, faces)
+
+
+def _read_obj(path: Path) -> trimesh.Trimesh:
+    """The vertices and faces of a Wavefront OBJ file, of all its groups; textures, normals, lines and curves are passed over."""
+    vertices: list[list[float]] = []
+    faces: list[list[int]] = []
+    for line in path.read_bytes().replace(b"\\\n", b" ").replace(b"\\\r\n", b" ").splitlines():
+        words = line.split(b"#")[0].split()
+        if words[:1] == [b"v"]:
+            vertices.append([float(word) for word in words[1:4]])
+        elif words[:1] == [b"f"]:
+            places = [int(word.split(b"/")[0]) for word in words[1:]]
+            # They count from 1, and negative ones back from the last vertex so far.
+            faces.append([place - 1 if place > 0 else len(vertices) + place for place in places])
+    return _of_polygons(vertices, faces)
+
+
+def _of_polygons(vertices: list[list[float]], faces: list[list[int]]) -> trimesh.Trimesh:
+    points = np.array(vertices).reshape(-1, 3)
+    alike: dict[int, list[list[int]]] = {}
+    for face in faces:
+        if face and not 0 <= min(face) <= max(face) < len(points):
+            raise ValueError(f"a face names vertex {max(face, key=abs)} of {len(points)}")
+        alike.setdefault(len(face), []).append(face)
+    triangles = [triangulated(np.array(same), points) for count, same in alike.items() if count > 2]
+    return trimesh.Trimesh(points, np.concatenate([np.empty((0, 3), int), *triangles]), process=False)
+
+
+def triangulated(polygons: NDArray[np.int64], points: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Triangles (T, 3) of flat polygons (F, k) of points (P, 3): fans of convex ones, ears cut off the others, k - 2 of each.
+
+    A fan of a polygon with a corner that turns inwards covers ground outside of it, once with each orientation.
+    """
+    if polygons.shape[1] == 3:
+        return polygons
+    corners = points[polygons]
+    along = np.roll(corners, -1, axis=1) - corners
+    with np.errstate(over="ignore", invalid="ignore"):  # coordinates are judged afterwards
+        normals = np.cross(corners - corners[:, :1], np.roll(corners, -1, axis=1) - corners[:, :1]).sum(axis=1)
+        turns = np.einsum("fkx,fx->fk", np.cross(np.roll(along, 1, axis=1), along), normals)
+        convex = ~(turns < -1e-9 * (normals**2).sum(axis=1, keepdims=True)).any(axis=1)
+    count = polygons.shape[1]
+    fans = np.stack([np.zeros(count - 2, int), np.arange(1, count - 1), np.arange(2, count)], axis=1)
+    found = [polygons[convex][:, fans].reshape(-1, 3)]
+    for polygon, normal in zip(polygons[~convex], normals[~convex], strict=True):
+        across = trimesh.geometry.plane_transform(points[polygon[0]], normal)
+        flat = trimesh.transform_points(points[polygon], across)[:, :2]
+        found.append(polygon[manifold3d.triangulate([flat])])
+    return np.concatenate(found)
 
 
 def _checked(mesh: trimesh.Trimesh, name: str, most_faces: int) -> trimesh.Trimesh:
