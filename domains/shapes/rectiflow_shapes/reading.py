@@ -135,7 +135,7 @@ def triangulated(polygons: NDArray[np.int64], points: NDArray[np.float64]) -> ND
     fans = np.stack([np.zeros(count - 2, int), np.arange(1, count - 1), np.arange(2, count)], axis=1)
     found = [polygons[convex][:, fans].reshape(-1, 3)]
     for polygon, normal in zip(polygons[~convex], normals[~convex], strict=True):
-        across = trimesh.geometry.plane_transform(points[polygon[0]], normal)
+        across = trimesh.geometry.plane_transform(points[polygon[0]], normal)  # type: ignore[no-untyped-call]
         flat = trimesh.transform_points(points[polygon], across)[:, :2]
         found.append(polygon[manifold3d.triangulate([flat])])
     return np.concatenate(found)
