@@ -138,6 +138,24 @@ class _Asked(Exception):
         self.time = time
 
 
+class _Known:
+    """The field of one step, as solvers call it, of which the first velocities are known; `_Asked` comes out where they end."""
+
+    def __init__(self, velocities: list[Tensor]) -> None:
+        self._left = iter(velocities)
+
+    def __call__(self, x: Tensor, time: float) -> Tensor:
+        """The next velocity."""
+        velocity = next(self._left, None)
+        if velocity is None:
+            raise _Asked(x, time)
+        return velocity
+
+    def untold(self, time: float) -> bool:
+        """False: pipelines evaluate velocities, which there are at every time."""
+        return False
+
+
 class FlowScheduler:
     """One of our samplers as a diffusers scheduler: the pipeline evaluates the network, one call of `step` each.
 
@@ -224,16 +242,8 @@ class FlowScheduler:
         return Stepped(after.to(sample.dtype))
 
     def _replay(self, step: int, x: Tensor, velocities: list[Tensor]) -> Tensor:
-        """Run the solver over one step on the velocities that are known; `_Asked` comes out where they end."""
-        known = iter(velocities)
-
-        def field(state: Tensor, time: float) -> Tensor:
-            velocity = next(known, None)
-            if velocity is None:
-                raise _Asked(state, time)
-            return velocity
-
-        end: Tensor = self._solve(field, x, self._grid[step : step + 2], Euclidean())
+        """Run the solver over one step on the velocities that are known."""
+        end: Tensor = self._solve(_Known(velocities), x, self._grid[step : step + 2], Euclidean())
         return end
 
     def _times_of(self, step: int) -> list[float]:
