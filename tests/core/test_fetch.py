@@ -187,8 +187,9 @@ def test_a_cache_that_cannot_be_written(clients: Path, tmp_path: Path, monkeypat
 class TestApt:
     @pytest.fixture
     def deb(self, tmp_path: Path, clients: Path) -> Path:
-        """A fake package, which the fake dpkg-deb opens by uncompressing it."""
-        archive = tgz(tmp_path / "data_2_all.deb", {"./usr/share/data.txt": b"alpha"})
+        """A fake package with a link, which the fake dpkg-deb opens by uncompressing it."""
+        content = {"./usr/share/data.txt": b"alpha"}
+        archive = tgz(tmp_path / "data_2_all.deb", content, link=("./usr/share/again.txt", "data.txt"))
         client(
             clients,
             "dpkg-deb",
@@ -200,6 +201,7 @@ class TestApt:
         client(clients, "apt-get", delivering(deb))
         folder = fetch_package(pinned(deb, registry="apt", name="data", version="2"))
         assert (folder / "usr/share/data.txt").read_bytes() == b"alpha"
+        assert not (folder / "usr/share/again.txt").is_symlink()  # links are ordinary there, and passed over
         assert deb.with_suffix(".calls").read_text() == "download data=2\n"
 
     def test_another_version_is_taken_when_its_files_are_the_pinned_ones(self, deb: Path, clients: Path) -> None:
